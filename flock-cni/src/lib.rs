@@ -1,0 +1,3 @@
+//! The CNI protocol and the wire to the agent.
+
+pub mod wire;

@@ -1,0 +1,12 @@
+//! Every decision flock takes, and none of its I/O.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod config;
+pub mod ids;
+pub mod ipam;
+pub mod ports;
+pub mod route;
+pub mod time;
+
+#[cfg(any(test, feature = "test-util"))]
+pub mod testing;

@@ -1,0 +1,282 @@
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use ipnet::IpNet;
+
+use super::Retry;
+use crate::ids::{AttachmentId, IfName, PodKey, PodUid};
+use crate::ipam::Addresses;
+use crate::route::{ObservedRoute, RouteDiff, RouteProtocol, RouteSet};
+
+/// The kernel's links, addresses, neighbours and routes.
+#[async_trait]
+pub trait Netlink: Send + Sync {
+    /// Makes this attachment exist: the veth pair, addresses, permanent neighbours, the pod's default
+    /// routes and the host routes. The same spec twice is a no-op; a leftover that differs is replaced.
+    /// On an error nothing of the attachment is left.
+    async fn attach(&self, link: &PodLink) -> Result<LinkState, NetlinkError>;
+
+    /// Takes the attachment out of service: its routes and neighbours are gone and the link is down when
+    /// this returns; the link itself may go a moment later. Absent is success.
+    async fn detach(&self, attachment: &AttachmentId) -> Result<(), NetlinkError>;
+
+    /// What the kernel has of this attachment; the pod's side too where `netns` is given and exists.
+    async fn inspect(
+        &self,
+        attachment: &AttachmentId,
+        netns: Option<NetnsPath>,
+    ) -> Result<Option<LinkState>, NetlinkError>;
+
+    /// Every attachment, rebuilt from the kernel alone, in the order of their IDs. Host side only. Links
+    /// already on their way out (after a detach) are not among them.
+    async fn attachments(&self) -> Result<Vec<LinkState>, NetlinkError>;
+
+    /// Makes the routes of our protocol numbers what `desired` says, and returns what was changed. The
+    /// kernel is read first and `desired` is called after that: a route written in between by an attach
+    /// is then wanted, not stale. Routes to a link that is gone are left out: they come back with it.
+    async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError>;
+
+    /// Sets the kernel up for forwarding (interfaces.md section 11), idempotent. Returns what an operator
+    /// should know: settings that were repaired, best-effort ones that this kernel refuses.
+    async fn prepare_node(&self) -> Result<Vec<String>, NetlinkError>;
+
+    /// The node's own addresses and its uplink.
+    async fn node(&self) -> Result<NodeFacts, NetlinkError>;
+}
+
+/// Asked for the wanted routes once the kernel's have been read.
+pub type DesiredRoutes<'a> = &'a (dyn Fn() -> RouteSet + Send + Sync);
+
+/// Path of a network namespace, such as `/run/netns/x` or `/proc/1/ns/net`. Absolute, at most 4095
+/// bytes, no NUL; whether it is one is the kernel's to say.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NetnsPath(String);
+
+impl NetnsPath {
+    /// Parses a path.
+    pub fn parse(path: &str) -> Result<Self, String> {
+        if !path.starts_with('/') || path.len() > 4095 || path.contains('\0') {
+            let shown: String = path.chars().take(80).collect();
+            return Err(format!("network namespace {shown:?} must be an absolute path"));
+        }
+        Ok(Self(path.to_owned()))
+    }
+
+    /// The path.
+    pub fn as_path(&self) -> &Path {
+        Path::new(&self.0)
+    }
+}
+
+impl fmt::Display for NetnsPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for NetnsPath {
+    type Error = String;
+    fn try_from(path: String) -> Result<Self, String> {
+        Self::parse(&path)
+    }
+}
+
+impl From<NetnsPath> for String {
+    fn from(path: NetnsPath) -> String {
+        path.0
+    }
+}
+
+impl From<NetnsPath> for PathBuf {
+    fn from(path: NetnsPath) -> PathBuf {
+        path.0.into()
+    }
+}
+
+/// Whose link it is. Kept in the alias of the host veth, so that an agent without a state file still
+/// knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkIdentity {
+    /// The attachment.
+    pub attachment: AttachmentId,
+    /// Namespace and name, where the runtime gave them (and they fit the alias).
+    pub pod: Option<PodKey>,
+    /// The pod's UID, where the runtime gave it.
+    pub uid: Option<PodUid>,
+    /// The addresses in the CNI result.
+    pub addresses: Addresses,
+}
+
+/// What an attachment should look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodLink {
+    /// Whose it is, and its addresses.
+    pub identity: LinkIdentity,
+    /// The pod's network namespace.
+    pub netns: NetnsPath,
+    /// MTU of both ends in bytes, 1280 (the IPv6 minimum, RFC 8200 section 5) to 65535.
+    pub mtu: u32,
+    /// Protocol of the IPv6 host route.
+    pub protocol6: RouteProtocol,
+    /// Protocol of the IPv4 host route.
+    pub protocol4: RouteProtocol,
+}
+
+impl PodLink {
+    /// Protocol of the host route to `address`.
+    pub fn protocol_of(&self, address: IpAddr) -> RouteProtocol {
+        if address.is_ipv6() { self.protocol6 } else { self.protocol4 }
+    }
+}
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// The host's end of the pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSide {
+    /// Name of the veth.
+    pub ifname: IfName,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Routes of our protocol numbers that lead through it. Filled by `inspect`; empty in the answers of
+    /// `attachments`, which would have to dump every route.
+    pub routes: Vec<ObservedRoute>,
+    /// Addresses with a permanent neighbour entry on it. Filled by `inspect` and `attach`.
+    pub neighbours: Vec<IpAddr>,
+    /// Has `fe80::1`, the pods' gateway.
+    pub has_gateway: bool,
+}
+
+/// The pod's end of the pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodSide {
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Addresses on it, link-local ones left out.
+    pub addresses: Vec<IpNet>,
+    /// Gateways of the default routes through it.
+    pub gateways: Vec<IpAddr>,
+    /// Addresses with a permanent neighbour entry on it.
+    pub neighbours: Vec<IpAddr>,
+}
+
+/// An attachment as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkState {
+    /// From the alias; `None` when it is missing or unreadable (a crash between two messages).
+    pub identity: Option<LinkIdentity>,
+    /// The host's end.
+    pub host: HostSide,
+    /// The pod's end, where it was looked at and found.
+    pub pod: Option<PodSide>,
+}
+
+/// An address of the node itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InterfaceAddress {
+    /// The interface.
+    pub ifname: IfName,
+    /// Address and prefix length.
+    pub address: IpNet,
+}
+
+/// What flock wants to know of the node it runs on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Global addresses of all interfaces but the pods' (loopback's own and link-local left out).
+    pub addresses: Vec<InterfaceAddress>,
+    /// The preferred source address towards the IPv4 default route, if there is one.
+    pub primary4: Option<Ipv4Addr>,
+    /// MTU in bytes of the interface of the default route (IPv6 first), if there is one.
+    pub uplink_mtu: Option<u32>,
+}
+
+/// Why the kernel could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The pod's network namespace is gone or is not one.
+    #[error("network namespace {path} cannot be entered: {source}")]
+    Netns {
+        /// The namespace.
+        path: NetnsPath,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The pod already has an interface of that name that is not ours to replace.
+    #[error("interface {ifname} already exists in network namespace {path}")]
+    InterfaceExists {
+        /// The interface asked for.
+        ifname: IfName,
+        /// The namespace.
+        path: NetnsPath,
+    },
+    /// The host veth of this name belongs to another attachment (two IDs with one 32-bit hash).
+    #[error("link {ifname} belongs to attachment {other}: the names of both hash to the same link name")]
+    NameTaken {
+        /// The link.
+        ifname: IfName,
+        /// Its owner.
+        other: AttachmentId,
+    },
+    /// The kernel refused a step.
+    #[error("kernel refused to {step}: {source}")]
+    Kernel {
+        /// What was asked, such as `create veth pair`.
+        step: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The kernel's answer was not understood.
+    #[error("kernel gave an answer to {step} that flock does not understand: {detail}")]
+    Protocol {
+        /// What was asked.
+        step: &'static str,
+        /// What is wrong with the answer.
+        detail: String,
+    },
+}
+
+impl NetlinkError {
+    /// When to try again.
+    pub fn retry(&self) -> Retry {
+        use std::io::ErrorKind;
+        match self {
+            Self::Netns { .. } | Self::InterfaceExists { .. } | Self::NameTaken { .. } => Retry::Never,
+            Self::Kernel { source, .. } => match source.kind() {
+                ErrorKind::Interrupted | ErrorKind::WouldBlock => Retry::Now,
+                ErrorKind::PermissionDenied | ErrorKind::InvalidInput | ErrorKind::Unsupported => {
+                    Retry::Never
+                }
+                _ => Retry::Later,
+            },
+            Self::Protocol { .. } => Retry::Later,
+        }
+    }
+
+    /// Metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Netns { .. } => "netns",
+            Self::InterfaceExists { .. } => "interface_exists",
+            Self::NameTaken { .. } => "name_taken",
+            Self::Kernel { .. } => "kernel",
+            Self::Protocol { .. } => "netlink_protocol",
+        }
+    }
+}

@@ -1,0 +1,125 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::Retry;
+use crate::config::NodeConfigSpec;
+use crate::ids::{NodeName, PodKey, PodUid};
+
+/// What the cluster says: the node's configuration, pods, namespaces.
+#[async_trait]
+pub trait PodSource: Send + Sync {
+    /// Whether the initial lists are in.
+    fn ready(&self) -> Readiness;
+
+    /// The latest view; cheap, never blocks, never changes under the caller.
+    fn snapshot(&self) -> Arc<ClusterView>;
+
+    /// Waits until the view's revision differs from `seen` and returns the new one. Level-triggered:
+    /// many changes may show as one, none is missed.
+    async fn changed(&self, seen: Revision) -> Revision;
+
+    /// Reads one pod directly, for an ADD that is ahead of the view. `None`: there is no such pod.
+    async fn pod(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError>;
+}
+
+/// Counts views; a larger one is newer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revision(pub u64);
+
+/// How far the source has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// The first lists are not in yet; the text says which.
+    Starting(&'static str),
+    /// Node configuration and pods have been read at least once.
+    Ready,
+}
+
+/// One consistent look at the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterView {
+    /// Of this view.
+    pub revision: Revision,
+    /// The configuration of this node, not yet validated; `None` when there is none.
+    pub node_config: Option<NodeConfigView>,
+    /// Pods by name.
+    pub pods: BTreeMap<PodKey, Arc<PodView>>,
+    /// Labels of the namespaces that are known.
+    pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Objects that could not be read, each with what is wrong; their last good state stays in force.
+    pub problems: Vec<String>,
+}
+
+/// A NodeConfig as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfigView {
+    /// `metadata.generation`, 0 where there is none.
+    pub generation: i64,
+    /// The specification, or why the object cannot be read as one.
+    pub spec: Result<NodeConfigSpec, String>,
+}
+
+/// What flock wants to know of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodView {
+    /// Namespace and name.
+    pub key: PodKey,
+    /// `metadata.uid`; a manifest may lack one.
+    pub uid: Option<PodUid>,
+    /// `spec.nodeName`; a manifest without one belongs to the node that reads it.
+    pub node: Option<NodeName>,
+    /// All annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
+    /// Condition `Ready` is true, or the object carries no conditions (a manifest).
+    pub ready: bool,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    /// Uses the node's own network namespace.
+    pub host_network: bool,
+    /// `image` of the first container, as written.
+    pub image: Option<String>,
+    /// `status.podIPs`: how a pod of another node is reached. Never a source of truth for a local one.
+    pub pod_ips: Vec<IpAddr>,
+}
+
+impl PodView {
+    /// May its advertised addresses be announced (interfaces.md section 9)? The allocation being committed
+    /// is the caller's to know.
+    pub fn eligible(&self) -> bool {
+        self.ready && !self.terminating
+    }
+}
+
+/// Why a pod could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PodSourceError {
+    /// The source does not answer.
+    #[error("cannot read pod {pod}: {reason}")]
+    Unavailable {
+        /// The pod asked for.
+        pod: PodKey,
+        /// What the source said.
+        reason: String,
+    },
+}
+
+impl PodSourceError {
+    /// When to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unavailable { .. } => Retry::Later,
+        }
+    }
+
+    /// Metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Unavailable { .. } => "pod_source",
+        }
+    }
+}

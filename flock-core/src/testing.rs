@@ -1,0 +1,2 @@
+//! Fakes with state for every port, and the contract suites that fakes and real adapters both pass.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
