@@ -1,0 +1,1 @@
+//! The kernel adapter in real network namespaces.
