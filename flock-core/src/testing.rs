@@ -1,2 +1,6 @@
 //! Fakes with state for every port, and the contract suites that fakes and real adapters both pass.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
+
+mod require;
+
+pub use require::require;
