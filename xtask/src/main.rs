@@ -1,2 +1,2 @@
-//! The habits of the project as commands.
+//! The habits of the project as commands: `cargo xtask lab`, `test`, `build`, `bench`.
 fn main() {}
