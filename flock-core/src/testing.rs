@@ -1,6 +1,10 @@
 //! Fakes with state for every port, and the contract suites that fakes and real adapters both pass.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
+mod cluster;
 mod require;
+mod status;
 
+pub use cluster::{FakePodSource, pod_view};
 pub use require::require;
+pub use status::FakeStatusSink;
