@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod cluster;
+mod kernel;
 mod require;
 mod status;
 
 pub use cluster::{FakePodSource, pod_view};
+pub use kernel::{FakeKernel, KernelCall};
 pub use require::require;
 pub use status::FakeStatusSink;
