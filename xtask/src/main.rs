@@ -1,2 +1,45 @@
-//! The habits of the project as commands: `cargo xtask lab`, `test`, `build`, `bench`.
-fn main() {}
+//! The habits of the project as commands: `cargo xtask test`, `build`, `bench`.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "talking to a person is what these commands are for"
+)]
+
+mod build;
+mod cmd;
+mod packages;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The habits of the project as commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build the release binaries into target/dist: the static plugin `flock`, and `flock-agent`
+    Build(build::BuildArgs),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
+    }
+}
