@@ -1,99 +1,99 @@
 //! The configuration of a node: as written ([`NodeConfigSpec`]) and as checked ([`NodeConfig`]).
+//!
+//! ```
+//! use flock_core::config::{BgpSpec, NodeConfig, NodeConfigSpec, PeerSpec};
+//!
+//! let mut spec = NodeConfigSpec {
+//!     cidr6: vec!["2001:db8:f001::/64".to_owned()],
+//!     bgp: BgpSpec {
+//!         asn: 65101,
+//!         router_id: None,
+//!         peers: vec![PeerSpec { address: "2001:db8::1".to_owned(), asn: 65000 }],
+//!     },
+//!     ..NodeConfigSpec::default()
+//! };
+//! assert_eq!(NodeConfig::validate(&spec)?.bgp.peers.len(), 1);
+//!
+//! spec.cidr4 = vec!["192.0.2.7/24".to_owned(), "198.51.100.0/31".to_owned()];
+//! let refused = NodeConfig::validate(&spec).unwrap_err();
+//! assert_eq!(refused.problems().len(), 2);
+//! assert_eq!(
+//!     refused.problems()[0].to_string(),
+//!     r#"spec.cidr4[0] "192.0.2.7/24" has host bits set: write 192.0.2.0/24"#,
+//! );
+//! # Ok::<(), flock_core::config::ConfigError>(())
+//! ```
 
-use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr};
 
-/// `spec` of a NodeConfig as an operator writes it (interfaces.md section 2). Everything is text, so that
-/// one pass can report every problem.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct NodeConfigSpec {
-    /// IPv6 pools of this node.
-    #[serde(default)]
-    pub cidr6: Vec<String>,
-    /// IPv4 pools of this node, /30 or larger.
-    #[serde(default)]
-    pub cidr4: Vec<String>,
-    /// Families a pod gets when its annotations do not say.
-    #[serde(default)]
-    pub defaults: DefaultsSpec,
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::problem::Problem;
+
+mod spec;
+mod validate;
+
+pub use spec::{
+    BgpSpec, ClaimSpec, DefaultsSpec, LabelRequirementSpec, LabelSelectorSpec, NodeConfigSpec, PeerSpec,
+};
+
+/// A configuration that keeps every rule of this module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// IPv6 pools in the order given: no host bits, no overlap, unicast.
+    pub cidr6: Vec<Ipv6Net>,
+    /// IPv4 pools in the order given: /30 or larger, no host bits, no overlap, unicast.
+    pub cidr4: Vec<Ipv4Net>,
+    /// Families of a pod whose annotations do not say.
+    pub defaults: Defaults,
     /// How the node speaks BGP.
-    pub bgp: BgpSpec,
-    /// Who may take which address. Empty: any pod, any address.
-    #[serde(default)]
-    pub claims: Vec<ClaimSpec>,
+    pub bgp: Bgp,
 }
 
-/// `spec.defaults`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DefaultsSpec {
+/// Families of a pod whose annotations do not say; `None` leaves it to whether there is a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Defaults {
     /// Default of the annotation `ipv6`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<bool>,
     /// Default of the annotation `ipv4`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<bool>,
 }
 
-/// `spec.bgp`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BgpSpec {
-    /// Our autonomous system number.
-    pub asn: u64,
-    /// BGP identifier, an IPv4 address.
-    #[serde(default, rename = "routerID", skip_serializing_if = "Option::is_none")]
-    pub router_id: Option<String>,
-    /// The upstream routers.
-    #[serde(default)]
-    pub peers: Vec<PeerSpec>,
+/// How the node speaks BGP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bgp {
+    /// Our autonomous system number, 1 to 4294967294, none of the reserved ones.
+    pub asn: u32,
+    /// BGP identifier, never 0.0.0.0; `None` where the operator leaves the choice to flock.
+    pub router_id: Option<Ipv4Addr>,
+    /// The upstream routers in the order given; may be empty.
+    pub peers: Vec<Peer>,
 }
 
-/// One entry of `spec.bgp.peers`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PeerSpec {
-    /// The neighbour's address.
-    pub address: String,
-    /// The neighbour's autonomous system number.
-    pub asn: u64,
+/// An upstream router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Peer {
+    /// Its address: unicast, not link-local, unique among the peers, outside every pool of the node.
+    pub address: IpAddr,
+    /// Its autonomous system number, in the same range as ours.
+    pub asn: u32,
 }
 
-/// One entry of `spec.claims` (interfaces.md section 8).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ClaimSpec {
-    /// Addresses the entry grants.
-    pub cidrs: Vec<String>,
-    /// `anycast`, `addresses`; empty means both.
-    #[serde(default)]
-    pub kinds: Vec<String>,
-    /// Namespaces the entry is for.
-    #[serde(default)]
-    pub namespace_selector: LabelSelectorSpec,
+impl NodeConfig {
+    /// Checks a configuration as written. The error holds every problem, not the first.
+    pub fn validate(spec: &NodeConfigSpec) -> Result<Self, ConfigError> {
+        validate::validate(spec).map_err(ConfigError)
+    }
 }
 
-/// A label selector as in NetworkPolicy.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LabelSelectorSpec {
-    /// Labels that must have exactly these values.
-    #[serde(default)]
-    pub match_labels: std::collections::BTreeMap<String, String>,
-    /// Requirements on labels.
-    #[serde(default)]
-    pub match_expressions: Vec<LabelRequirementSpec>,
-}
+/// Every problem of a configuration, in the order of its fields; at least one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", Problem::join(.0))]
+pub struct ConfigError(Vec<Problem>);
 
-/// One entry of `matchExpressions`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LabelRequirementSpec {
-    /// The label.
-    pub key: String,
-    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
-    pub operator: String,
-    /// Values, for `In` and `NotIn`.
-    #[serde(default)]
-    pub values: Vec<String>,
+impl ConfigError {
+    /// The problems one by one.
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
 }

@@ -2,9 +2,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod config;
+pub mod family;
 pub mod ids;
 pub mod ipam;
 pub mod ports;
+pub mod problem;
 pub mod route;
 pub mod time;
 
