@@ -1,6 +1,7 @@
 //! Every decision flock takes, and none of its I/O.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod annotation;
 pub mod config;
 pub mod family;
 pub mod ids;

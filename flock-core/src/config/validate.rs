@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Bgp, Defaults, NodeConfig, NodeConfigSpec, Peer, PeerSpec};
-use crate::family::Family;
+use crate::family::{Family, pools_field};
 use crate::problem::Problem;
 
 /// Longest IPv4 pool: its network, first and last address are never handed out.
@@ -217,13 +217,6 @@ fn special_ranges(family: Family) -> impl Iterator<Item = (&'static str, IpNet)>
     let v6 = SPECIAL6.into_iter().map(|(what, range)| (what, IpNet::from(range)));
     let v4 = SPECIAL4.into_iter().map(|(what, range)| (what, IpNet::from(range)));
     v6.chain(v4).filter(move |(_, range)| Family::of(range.addr()) == family)
-}
-
-fn pools_field(family: Family) -> &'static str {
-    match family {
-        Family::V6 => "spec.cidr6",
-        Family::V4 => "spec.cidr4",
-    }
 }
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
