@@ -6,6 +6,7 @@
 )]
 
 mod build;
+mod check;
 mod cmd;
 mod packages;
 
@@ -24,6 +25,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Run every check and test this machine can run, installing missing packages first
+    Test(check::TestArgs),
     /// Build the release binaries into target/dist: the static plugin `flock`, and `flock-agent`
     Build(build::BuildArgs),
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
+        Task::Test(args) => check::run(&args),
         Task::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
