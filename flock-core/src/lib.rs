@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod annotation;
+pub mod bird;
 pub mod config;
 pub mod family;
 pub mod ids;

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod cluster;
+pub mod contract;
 mod kernel;
 mod require;
+mod routing;
 mod status;
 
 pub use cluster::{FakePodSource, pod_view};
 pub use kernel::{FakeKernel, KernelCall};
 pub use require::require;
+pub use routing::{FakeRouting, routing_examples, routing_peer};
 pub use status::FakeStatusSink;

@@ -1,0 +1,3 @@
+//! Contract suites: what fakes and real adapters alike keep to.
+
+pub mod routing;
