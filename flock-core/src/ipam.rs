@@ -5,6 +5,34 @@
 //!   allocate -> Pending --commit--> Committed --release--> cooling (30 s) -> free
 //!                  \------------------release--------------^
 //! ```
+//!
+//! ```
+//! use flock_core::ids::AttachmentId;
+//! use flock_core::ipam::{Ipam, Phase, Pools, Request, Want};
+//! use flock_core::time::Timestamp;
+//!
+//! let mut ipam = Ipam::default();
+//! let pools = Pools { v6: vec!["2001:db8:f001::/64".parse()?], v4: vec!["192.0.2.0/24".parse()?] };
+//! ipam.reconfigure(pools, ["192.0.2.2".parse()?].into());
+//!
+//! let request = Request {
+//!     attachment: AttachmentId::parse("c0ffee/eth0")?,
+//!     pod: None,
+//!     uid: None,
+//!     netns: None,
+//!     v6: Want::Any,
+//!     v4: Want::Any,
+//! };
+//! let (now, entropy) = (Timestamp::from_millis(0), 42);
+//! let allocation = ipam.allocate(&request, now, entropy)?;
+//! assert_eq!(allocation.phase, Phase::Pending);
+//! // Not the network, the gateway, or the node's own address.
+//! assert_eq!(allocation.addresses.v4, Some("192.0.2.3".parse()?));
+//!
+//! assert!(ipam.commit(&request.attachment));
+//! assert_eq!(ipam.release(&request.attachment, now).map(|it| it.addresses), Some(allocation.addresses));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -14,7 +42,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{AttachmentId, PodKey, PodUid};
 use crate::ports::NetnsPath;
-use crate::time::Timestamp;
+
+mod alloc;
+mod error;
+mod pool;
+mod range;
+mod snapshot;
+mod space;
+
+pub use alloc::{Ipam, Pools};
+pub use error::{Holder, IpamError};
+pub use snapshot::{Cooling, Snapshot};
 
 /// How long a released address rests while another one is free.
 pub const COOLDOWN: Duration = Duration::from_secs(30);
@@ -103,36 +141,6 @@ pub struct Allocation {
     pub phase: Phase,
 }
 
-/// A released address that is not handed out again yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Cooling {
-    /// The address.
-    pub address: IpAddr,
-    /// When it was released.
-    pub since: Timestamp,
-}
-
-/// Everything the allocator knows, for the state file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Snapshot {
-    /// Form of this record; [`Snapshot::VERSION`].
-    pub version: u32,
-    /// The boot it belongs to: after another boot no link is left, and so no allocation.
-    pub boot_id: String,
-    /// Counts changes within a boot and over agent restarts; the larger is the newer.
-    pub generation: u64,
-    /// Every allocation, in the order of attachment IDs.
-    pub allocations: Vec<Allocation>,
-    /// Every resting address, oldest first.
-    pub cooling: Vec<Cooling>,
-}
-
-impl Snapshot {
-    /// The form written today.
-    pub const VERSION: u32 = 1;
-}
-
 /// How full a pool is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,4 +153,9 @@ pub struct PoolUsage {
     pub cooling: u64,
     /// Addresses that can be handed out at all; [`u64::MAX`] where there are more than that.
     pub capacity: u64,
+}
+
+/// How many addresses of a pool can be handed out at all.
+pub(crate) fn capacity(pool: IpNet) -> u64 {
+    pool::Block::new(pool).capacity()
 }

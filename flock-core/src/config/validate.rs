@@ -5,10 +5,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Bgp, Defaults, NodeConfig, NodeConfigSpec, Peer, PeerSpec};
 use crate::family::{Family, pools_field};
+use crate::ipam::capacity;
 use crate::problem::Problem;
-
-/// Longest IPv4 pool: its network, first and last address are never handed out.
-const LONGEST_CIDR4: u8 = 30;
 
 pub(super) fn validate(spec: &NodeConfigSpec) -> Result<NodeConfig, Vec<Problem>> {
     let mut problems = Vec::new();
@@ -56,6 +54,11 @@ impl Pool {
 }
 
 fn pools(family: Family, texts: &[String], problems: &mut Vec<Problem>) -> Vec<Pool> {
+    // Reserved addresses are never handed out: one of each IPv6 pool at least, three of each IPv4 pool.
+    let smallest = match family {
+        Family::V6 => "/127",
+        Family::V4 => "/30",
+    };
     let mut pools: Vec<Pool> = Vec::new();
     for (index, text) in texts.iter().enumerate() {
         let field = format!("{}[{index}]", pools_field(family));
@@ -68,13 +71,9 @@ fn pools(family: Family, texts: &[String], problems: &mut Vec<Problem>) -> Vec<P
                 _ => "use unicast addresses that nobody else has".to_owned(),
             };
             refuse(format!("overlaps the {what} range {range}"), fix);
-        } else if let (IpNet::V4(_), true) = (net, net.prefix_len() > LONGEST_CIDR4) {
-            refuse("is too small: no address is left for a pod".to_owned(), "use a /30 or larger".to_owned());
-        } else if let (IpNet::V6(_), true) = (net, net.prefix_len() == net.max_prefix_len()) {
-            refuse(
-                "is too small: no address is left for a pod".to_owned(),
-                "use a /127 or larger".to_owned(),
-            );
+        } else if capacity(net) == 0 {
+            let fix = format!("use a {smallest} or larger");
+            refuse("has no address for a pod".to_owned(), fix);
         }
         for earlier in pools.iter().filter(|earlier| overlap(&earlier.net, &net)) {
             let fix = "keep one of them, or make them disjoint".to_owned();
@@ -138,15 +137,12 @@ fn peers(specs: &[PeerSpec], pools: &[&Pool], problems: &mut Vec<Problem>) -> Ve
 fn peer_address(text: &str, refuse: &mut dyn FnMut(String, &str)) -> Option<IpAddr> {
     // A zone (`fe80::1%eth0`) says which interface a link-local address is behind.
     let (plain, zone) = text.split_once('%').map_or((text, None), |(plain, zone)| (plain, Some(zone)));
-    let address: IpAddr = match plain.parse() {
-        Ok(address) => address,
-        Err(_) => {
-            refuse(
-                "is not an IP address".to_owned(),
-                "write it without prefix length or port, as in 2001:db8::1",
-            );
-            return None;
-        }
+    let Ok(address) = plain.parse::<IpAddr>() else {
+        refuse(
+            "is not an IP address".to_owned(),
+            "write it without prefix length or port, as in 2001:db8::1",
+        );
+        return None;
     };
     let net = IpNet::from(address);
     match special_ranges(Family::of(address)).find(|(_, range)| range.contains(&net)) {

@@ -1,0 +1,227 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::pool::{address, number, targets};
+use super::space::{Space, SplitMix64};
+use super::{Addresses, Allocation, IpamError, Phase, PoolUsage, Request, Want};
+use crate::config::NodeConfig;
+use crate::family::Family;
+use crate::ids::AttachmentId;
+use crate::time::Timestamp;
+
+/// The pools of a node, as [`NodeConfig`] checks them: those of a family do not overlap.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pools {
+    /// IPv6 pools, in the order to use them.
+    pub v6: Vec<Ipv6Net>,
+    /// IPv4 pools, in the order to use them.
+    pub v4: Vec<Ipv4Net>,
+}
+
+impl From<&NodeConfig> for Pools {
+    fn from(config: &NodeConfig) -> Self {
+        Self { v6: config.cidr6.clone(), v4: config.cidr4.clone() }
+    }
+}
+
+/// The allocator: a value that one task owns. No address has two holders, whatever is called in whatever
+/// order, and after an error every allocation is what it was.
+#[derive(Debug, Clone)]
+pub struct Ipam {
+    pub(super) v6: Space,
+    pub(super) v4: Space,
+    pub(super) allocations: BTreeMap<AttachmentId, Allocation>,
+    pub(super) generation: u64,
+}
+
+impl Default for Ipam {
+    /// Without pools, and so without anything to hand out.
+    fn default() -> Self {
+        Self {
+            v6: Space::new(Family::V6),
+            v4: Space::new(Family::V4),
+            allocations: BTreeMap::new(),
+            generation: 0,
+        }
+    }
+}
+
+impl Ipam {
+    /// Sets the pools and the node's own addresses, which no pod may get. Allocations stay as they are,
+    /// those outside the new pools too.
+    pub fn reconfigure(&mut self, pools: Pools, node: BTreeSet<IpAddr>) {
+        let (v6, v4) = node.into_iter().partition(IpAddr::is_ipv6);
+        self.v6.reconfigure(pools.v6, v6);
+        self.v4.reconfigure(pools.v4, v4);
+    }
+
+    /// Decides on the addresses of an attachment and holds them, [pending](Phase::Pending). An attachment
+    /// that already has an allocation gets that one, whatever its phase and whatever is asked for now.
+    /// Both families or none: on an error nothing is held.
+    ///
+    /// `entropy` decides IPv6 interface identifiers; it should be fresh for every call.
+    pub fn allocate(
+        &mut self,
+        request: &Request,
+        now: Timestamp,
+        entropy: u64,
+    ) -> Result<Allocation, IpamError> {
+        if let Some(existing) = self.allocations.get(&request.attachment) {
+            return Ok(existing.clone());
+        }
+        self.expire(now);
+        let mut entropy = SplitMix64::new(entropy);
+        let v6 = self.choose(&self.v6, &request.v6, &mut entropy)?;
+        let v4 = self.choose(&self.v4, &request.v4, &mut entropy)?;
+        let mut addresses = Addresses::default();
+        for chosen in [v6, v4].into_iter().flatten() {
+            match chosen {
+                IpAddr::V6(v6) => addresses.v6 = Some(v6),
+                IpAddr::V4(v4) => addresses.v4 = Some(v4),
+            }
+        }
+        if addresses.is_empty() {
+            return Err(IpamError::NoFamily { attachment: request.attachment.clone() });
+        }
+        let allocation = Allocation {
+            attachment: request.attachment.clone(),
+            pod: request.pod.clone(),
+            uid: request.uid.clone(),
+            netns: request.netns.clone(),
+            addresses,
+            phase: Phase::Pending,
+        };
+        self.record(allocation.clone());
+        Ok(allocation)
+    }
+
+    /// Marks an allocation as [committed](Phase::Committed); false when there is none.
+    pub fn commit(&mut self, attachment: &AttachmentId) -> bool {
+        let Some(allocation) = self.allocations.get_mut(attachment) else { return false };
+        if allocation.phase != Phase::Committed {
+            allocation.phase = Phase::Committed;
+            self.generation += 1;
+        }
+        true
+    }
+
+    /// Ends an allocation; its addresses cool down from `now` on. `None` when there is none.
+    pub fn release(&mut self, attachment: &AttachmentId, now: Timestamp) -> Option<Allocation> {
+        self.expire(now);
+        let allocation = self.allocations.remove(attachment)?;
+        for address in allocation.addresses.iter() {
+            self.space_mut(address).cool(number(address), now);
+        }
+        self.generation += 1;
+        Some(allocation)
+    }
+
+    /// Records what is already so, from the kernel or a file: no pool, reservation or cooldown stands
+    /// against it, only another holder does. Takes the place of an earlier record of the same attachment;
+    /// addresses of that one that are not in the new one are free at once.
+    pub fn adopt(&mut self, allocation: Allocation) -> Result<(), IpamError> {
+        if allocation.addresses.is_empty() {
+            return Err(IpamError::NoFamily { attachment: allocation.attachment });
+        }
+        for address in allocation.addresses.iter() {
+            if let Some(holder) = self.holder(address).filter(|it| it.attachment != allocation.attachment) {
+                let (holder, claimant) = (Box::new(holder.into()), Box::new((&allocation).into()));
+                return Err(IpamError::Conflict { address, holder, claimant });
+            }
+        }
+        let earlier = self.allocations.get(&allocation.attachment);
+        if earlier == Some(&allocation) {
+            return Ok(());
+        }
+        for address in earlier.map(|it| it.addresses).unwrap_or_default().iter() {
+            self.space_mut(address).clear(number(address));
+        }
+        self.record(allocation);
+        Ok(())
+    }
+
+    /// The allocation of an attachment.
+    pub fn get(&self, attachment: &AttachmentId) -> Option<&Allocation> {
+        self.allocations.get(attachment)
+    }
+
+    /// Every allocation, in the order of attachment IDs.
+    pub fn allocations(&self) -> impl Iterator<Item = &Allocation> {
+        self.allocations.values()
+    }
+
+    /// Whose address it is.
+    pub fn holder(&self, address: IpAddr) -> Option<&Allocation> {
+        self.allocations.get(self.space(address).holder(number(address))?)
+    }
+
+    /// How full each pool is: IPv6 first, in the order configured.
+    pub fn usage(&self, now: Timestamp) -> Vec<PoolUsage> {
+        self.v6.usage(now).chain(self.v4.usage(now)).collect()
+    }
+
+    /// An address for one family, or none when none is wanted. Changes nothing.
+    fn choose<N: Copy + Into<IpNet>>(
+        &self,
+        space: &Space,
+        want: &Want<N>,
+        entropy: &mut SplitMix64,
+    ) -> Result<Option<IpAddr>, IpamError> {
+        let family = space.family();
+        let Some(targets) = targets(family, want, space.pools())? else { return Ok(None) };
+        if let Some(found) = space.find(&targets, entropy) {
+            return Ok(Some(address(family, found)));
+        }
+        // Nothing was found: say why as closely as possible.
+        if let [target] = targets.as_slice()
+            && let Some(pinned) = target.only()
+        {
+            let address = address(family, pinned);
+            if let Some(reserved) = target.reserved(pinned) {
+                return Err(IpamError::Reserved { address, why: reserved.why });
+            }
+            if space.is_node_address(pinned) {
+                return Err(IpamError::Reserved { address, why: "is an address of this node" });
+            }
+            if let Some(holder) = self.holder(address) {
+                return Err(IpamError::Held { address, holder: holder.into() });
+            }
+        }
+        let ranges = targets.iter().map(|target| target.range.net).collect();
+        if !targets.iter().any(|target| space.usable(target)) {
+            return Err(IpamError::Unusable { family, ranges });
+        }
+        let in_use = targets.iter().map(|target| space.held_in(&target.range)).sum();
+        let cooling = targets.iter().map(|target| space.cooling_in(&target.range)).sum();
+        Err(IpamError::Exhausted { family, ranges, in_use, cooling })
+    }
+
+    fn record(&mut self, allocation: Allocation) {
+        for address in allocation.addresses.iter() {
+            self.space_mut(address).hold(number(address), &allocation.attachment);
+        }
+        self.allocations.insert(allocation.attachment.clone(), allocation);
+        self.generation += 1;
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        self.v6.expire(now);
+        self.v4.expire(now);
+    }
+
+    fn space(&self, address: IpAddr) -> &Space {
+        match Family::of(address) {
+            Family::V6 => &self.v6,
+            Family::V4 => &self.v4,
+        }
+    }
+
+    pub(super) fn space_mut(&mut self, address: IpAddr) -> &mut Space {
+        match Family::of(address) {
+            Family::V6 => &mut self.v6,
+            Family::V4 => &mut self.v4,
+        }
+    }
+}

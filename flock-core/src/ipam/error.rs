@@ -1,0 +1,146 @@
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::Allocation;
+use crate::family::Family;
+use crate::ids::{AttachmentId, PodKey};
+use crate::ports::Retry;
+
+/// Why no address was given, or none taken over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IpamError {
+    /// Every address of the ranges asked for is in use.
+    #[error("no free {family} address in {}: {in_use} in use, {cooling} cooling down", list(.ranges))]
+    Exhausted {
+        /// The family.
+        family: Family,
+        /// The pools, or the part of one, that were tried.
+        ranges: Vec<IpNet>,
+        /// Addresses of these ranges that pods hold.
+        in_use: u64,
+        /// Released addresses of these ranges that cannot be handed out: the node itself has them now.
+        cooling: u64,
+    },
+    /// The ranges asked for have reserved addresses only, or the node's own.
+    #[error("{} has no {family} address for a pod: all are reserved or the node's own", list(.ranges))]
+    Unusable {
+        /// The family.
+        family: Family,
+        /// The pools, or the part of one, that were tried.
+        ranges: Vec<IpNet>,
+    },
+    /// The node has no pool of a family that was asked for.
+    #[error("this node has no {family} pool")]
+    NoPool {
+        /// The family.
+        family: Family,
+    },
+    /// None of the prefixes asked for touches a pool of the node.
+    #[error("none of the {family} prefixes {} lies in a pool of this node: {}", list(.wanted), list(.pools))]
+    NoMatch {
+        /// The family.
+        family: Family,
+        /// What was asked for.
+        wanted: Vec<IpNet>,
+        /// What there is.
+        pools: Vec<IpNet>,
+    },
+    /// The one address asked for is never handed out.
+    #[error("address {address} cannot be given to a pod: it {why}")]
+    Reserved {
+        /// The address.
+        address: IpAddr,
+        /// What it is.
+        why: &'static str,
+    },
+    /// The one address asked for is somebody else's.
+    #[error("address {address} is held by {holder}")]
+    Held {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: Holder,
+    },
+    /// Two attachments claim one address.
+    #[error("address {address} of {claimant} is held by {holder}")]
+    Conflict {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: Box<Holder>,
+        /// Who was to be recorded with it as well.
+        claimant: Box<Holder>,
+    },
+    /// A request or a record without an address of either family.
+    #[error("attachment {attachment} has no address family")]
+    NoFamily {
+        /// The attachment.
+        attachment: AttachmentId,
+    },
+    /// A snapshot that contradicts itself, or of another version.
+    #[error("snapshot refused: {reason}")]
+    BadSnapshot {
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl IpamError {
+    /// When to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Exhausted { .. } | Self::Held { .. } | Self::Conflict { .. } => Retry::Later,
+            Self::Unusable { .. }
+            | Self::NoPool { .. }
+            | Self::NoMatch { .. }
+            | Self::Reserved { .. }
+            | Self::NoFamily { .. }
+            | Self::BadSnapshot { .. } => Retry::Never,
+        }
+    }
+
+    /// Metric label.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Exhausted { .. } => "pool_exhausted",
+            Self::Unusable { .. } => "pool_unusable",
+            Self::NoPool { .. } => "no_pool",
+            Self::NoMatch { .. } => "no_pool_matches",
+            Self::Reserved { .. } => "address_reserved",
+            Self::Held { .. } => "address_held",
+            Self::Conflict { .. } => "address_conflict",
+            Self::NoFamily { .. } => "no_family",
+            Self::BadSnapshot { .. } => "bad_snapshot",
+        }
+    }
+}
+
+/// Who has an address, by the name people know where there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The attachment.
+    pub attachment: AttachmentId,
+    /// Its pod, where known.
+    pub pod: Option<PodKey>,
+}
+
+impl From<&Allocation> for Holder {
+    fn from(allocation: &Allocation) -> Self {
+        Self { attachment: allocation.attachment.clone(), pod: allocation.pod.clone() }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pod {
+            Some(pod) => write!(f, "pod {pod} (attachment {})", self.attachment),
+            None => write!(f, "attachment {}", self.attachment),
+        }
+    }
+}
+
+fn list(nets: &[IpNet]) -> String {
+    nets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ")
+}
