@@ -9,8 +9,14 @@ use serde::{Deserialize, Serialize};
 /// Version of this protocol; an agent refuses any other with a clear error.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/flock/agent.sock";
+
 /// Longest request line accepted, in bytes, newline included.
 pub const MAX_REQUEST: usize = 1 << 20;
+
+/// Longest response line read, in bytes, newline included: a report on thousands of pods fits.
+pub const MAX_RESPONSE: usize = 8 << 20;
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
