@@ -1,0 +1,189 @@
+//! Kubernetes objects in the terms of the core. Total: any object gives a view or a reason, never a panic.
+
+use std::net::IpAddr;
+
+use flock_core::ids::{IdError, NodeName, PodKey, PodUid};
+use flock_core::ports::PodView;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+/// Why a pod object cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConvertError {
+    /// The object has no name of its own (`generateName` is the API server's to resolve).
+    #[error("metadata.name is missing")]
+    Unnamed,
+    /// A name, a UID or a node name that Kubernetes would refuse too.
+    #[error("{field}: {source}")]
+    Name {
+        /// Where it stands.
+        field: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: IdError,
+    },
+    /// `status.podIPs` holds something else.
+    #[error("status.podIPs: {value:?} is not an IP address")]
+    Ip {
+        /// As written.
+        value: String,
+    },
+}
+
+/// What flock wants to know of a pod. A missing namespace means `default`. A pod without conditions counts
+/// as ready: nobody keeps the status of a manifest.
+pub fn pod_view(pod: Pod) -> Result<PodView, ConvertError> {
+    let meta = pod.metadata;
+    let spec = pod.spec.unwrap_or_default();
+    let status = pod.status.unwrap_or_default();
+
+    let name = meta.name.ok_or(ConvertError::Unnamed)?;
+    let namespace = meta.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
+    let key = PodKey::new(namespace, &name).map_err(refused("metadata"))?;
+    let uid = meta.uid.as_deref().map(PodUid::parse).transpose().map_err(refused("metadata.uid"))?;
+    let node = spec.node_name.as_deref().filter(|name| !name.is_empty());
+    let node = node.map(NodeName::parse).transpose().map_err(refused("spec.nodeName"))?;
+
+    Ok(PodView {
+        key,
+        uid,
+        node,
+        annotations: meta.annotations.unwrap_or_default(),
+        labels: meta.labels.unwrap_or_default(),
+        ready: ready(&status),
+        terminating: meta.deletion_timestamp.is_some(),
+        host_network: spec.host_network.unwrap_or(false),
+        image: spec.containers.into_iter().next().and_then(|container| container.image),
+        pod_ips: pod_ips(status)?,
+    })
+}
+
+fn refused(field: &'static str) -> impl Fn(IdError) -> ConvertError {
+    move |source| ConvertError::Name { field, source }
+}
+
+fn ready(status: &PodStatus) -> bool {
+    match status.conditions.as_deref() {
+        None | Some([]) => true,
+        Some(conditions) => conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+    }
+}
+
+fn pod_ips(status: PodStatus) -> Result<Vec<IpAddr>, ConvertError> {
+    let mut ips: Vec<String> = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip).collect();
+    if ips.is_empty() {
+        // The field of the days before dual-stack.
+        ips.extend(status.pod_ip);
+    }
+    let written = ips.into_iter().filter(|ip| !ip.is_empty());
+    written.map(|ip| ip.parse().map_err(|_| ConvertError::Ip { value: ip })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn convert(pod: Value) -> Result<PodView, ConvertError> {
+        pod_view(serde_json::from_value(pod).unwrap())
+    }
+
+    fn view_of(extra: Value) -> PodView {
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}});
+        merge(&mut pod, extra);
+        convert(pod).unwrap()
+    }
+
+    fn merge(into: &mut Value, from: Value) {
+        match (into, from) {
+            (Value::Object(into), Value::Object(from)) => {
+                for (key, value) in from {
+                    merge(into.entry(key).or_insert(Value::Null), value);
+                }
+            }
+            (into, from) => *into = from,
+        }
+    }
+
+    #[test]
+    fn every_field_arrives() {
+        let view = view_of(json!({
+            "metadata": {
+                "namespace": "shop",
+                "uid": "0b2f-1",
+                "annotations": {"flock.fritzlab.net/ipv4": "false"},
+                "labels": {"app": "web"},
+                "deletionTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "spec": {
+                "nodeName": "node-a",
+                "hostNetwork": true,
+                "containers": [{"name": "a", "image": "img:1"}, {"name": "b", "image": "img:2"}],
+            },
+            "status": {"podIPs": [{"ip": "2001:db8::7"}, {"ip": "192.0.2.7"}], "podIP": "192.0.2.8"},
+        }));
+        let expected = PodView {
+            key: PodKey::new("shop", "web").unwrap(),
+            uid: Some(PodUid::parse("0b2f-1").unwrap()),
+            node: Some(NodeName::parse("node-a").unwrap()),
+            annotations: [("flock.fritzlab.net/ipv4".to_owned(), "false".to_owned())].into(),
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            ready: true,
+            terminating: true,
+            host_network: true,
+            image: Some("img:1".to_owned()),
+            pod_ips: vec!["2001:db8::7".parse().unwrap(), "192.0.2.7".parse().unwrap()],
+        };
+        assert_eq!(view, expected);
+    }
+
+    #[test]
+    fn what_is_not_written_has_its_default() {
+        assert_eq!(view_of(json!({})), flock_core::testing::pod_view("default/web"));
+        let empty = json!({"metadata": {"namespace": ""}, "spec": {"nodeName": ""}});
+        assert_eq!(view_of(empty), view_of(json!({})));
+    }
+
+    #[test]
+    fn ready_is_the_condition_or_the_lack_of_any() {
+        let ready = |conditions: Value| view_of(json!({"status": {"conditions": conditions}})).ready;
+        assert!(ready(json!(null)));
+        assert!(ready(json!([])));
+        assert!(ready(json!([{"type": "Ready", "status": "True"}])));
+        assert!(!ready(json!([{"type": "Ready", "status": "False"}])));
+        assert!(!ready(json!([{"type": "Ready", "status": "Unknown"}])));
+        assert!(!ready(json!([{"type": "PodScheduled", "status": "True"}])));
+    }
+
+    #[test]
+    fn the_old_pod_ip_stands_in_where_the_list_is_missing() {
+        let ips = |status: Value| view_of(json!({ "status": status })).pod_ips;
+        assert_eq!(ips(json!({"podIP": "192.0.2.8"})), ["192.0.2.8".parse::<IpAddr>().unwrap()]);
+        assert!(ips(json!({"podIP": "", "podIPs": []})).is_empty());
+    }
+
+    #[test]
+    fn a_bad_object_names_field_and_value() {
+        let text = |pod: Value| convert(pod).unwrap_err().to_string();
+        assert_eq!(text(json!({"metadata": {"generateName": "web-"}})), "metadata.name is missing");
+        for (metadata, field) in [
+            (json!({"name": "Web"}), "metadata: pod name \"Web\""),
+            (json!({"name": "web", "namespace": "a.b"}), "metadata: namespace \"a.b\""),
+            (json!({"name": "web", "uid": "a b"}), "metadata.uid: pod UID \"a b\""),
+        ] {
+            let text = text(json!({ "metadata": metadata }));
+            assert!(text.starts_with(field), "{text}");
+        }
+        let named = json!({"name": "web"});
+        let text = |rest: Value| {
+            let mut pod = json!({ "metadata": named });
+            merge(&mut pod, rest);
+            convert(pod).unwrap_err().to_string()
+        };
+        assert!(text(json!({"spec": {"nodeName": "A"}})).starts_with("spec.nodeName: node name \"A\""));
+        assert_eq!(
+            text(json!({"status": {"podIPs": [{"ip": "192.0.2"}]}})),
+            "status.podIPs: \"192.0.2\" is not an IP address"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! A directory of Kubernetes manifests as the cluster (interfaces.md section 10): flock without Kubernetes.
+//!
+//! ```text
+//!   inotify --wake--> watch --look--> directory --bytes--> read --objects--> merge --> ClusterView
+//!   timer ----^                       (stamps)             (pure, bounded)   (pure)
+//! ```
+
+mod directory;
+mod merge;
+mod read;
+mod watch;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use flock_core::ids::{NodeName, PodKey};
+use flock_core::ports::{ClusterView, PodSource, PodSourceError, PodView, Readiness, Revision};
+use tokio::sync::{oneshot, watch as channel};
+use tracing::warn;
+
+use self::directory::Directory;
+pub use self::merge::read_manifests;
+pub use self::read::{MAX_FILE_BYTES, NODE_CONFIG_VERSION};
+use self::watch::{Reader, Wake};
+
+/// Why a directory cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The path is empty, or relative while the working directory is gone.
+    #[error("manifest directory {path:?} is not usable: {source}")]
+    Path {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that reads the files could not be started.
+    #[error("cannot start reading manifests: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// The [`PodSource`] of a manifest directory: every `*.yaml`, `*.yml` and `*.json` in it, hidden files and
+/// subdirectories left out, any number of documents each, `kind: List` included.
+///
+/// A change shows in the view some 10 ms after the file was closed or renamed; what the kernel does not
+/// report (a file behind a symbolic link) within 10 s. A broken file keeps its last good content, as
+/// does everything when the directory cannot be listed. Write a file elsewhere and rename it into place:
+/// then no half-written state is ever seen.
+#[derive(Debug)]
+pub struct ManifestPodSource {
+    shared: Arc<Shared>,
+    wakes: Sender<Wake>,
+}
+
+/// Written by the reader's thread, read by everybody.
+#[derive(Debug)]
+struct Shared {
+    view: ArcSwap<ClusterView>,
+    state: channel::Sender<(Revision, Readiness)>,
+}
+
+impl ManifestPodSource {
+    /// Reads the directory, then follows it until the value is dropped. It need not exist yet: the source is
+    /// [`Starting`](Readiness::Starting) until it does.
+    pub fn open(dir: impl Into<PathBuf>, node: NodeName) -> Result<Self, OpenError> {
+        // Events carry absolute paths; and the working directory may change.
+        let dir = dir.into();
+        let path =
+            std::path::absolute(&dir).map_err(|source| OpenError::Path { path: dir.clone(), source })?;
+        let directory = Directory::new(path);
+        let shared = Arc::new(Shared {
+            view: ArcSwap::default(),
+            state: channel::Sender::new((Revision::default(), directory.readiness())),
+        });
+        let (wakes, woken) = mpsc::channel();
+        let publish = {
+            let shared = Arc::clone(&shared);
+            move |directory: &Directory| shared.publish(directory.view(&node), directory.readiness())
+        };
+        let mut reader = Reader::new(directory, wakes.clone(), publish);
+        reader.look();
+        let thread = std::thread::Builder::new().name("manifests".to_owned());
+        thread.spawn(move || reader.run(&woken)).map_err(OpenError::Thread)?;
+        Ok(Self { shared, wakes })
+    }
+
+    fn answer(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError> {
+        match self.ready() {
+            Readiness::Ready => Ok(self.shared.view.load().pods.get(key).cloned()),
+            Readiness::Starting(reason) => Err(unavailable(key, reason)),
+        }
+    }
+}
+
+impl Shared {
+    /// Called by one thread only.
+    fn publish(&self, mut view: ClusterView, readiness: Readiness) {
+        let old = self.view.load();
+        view.revision = old.revision;
+        if view == **old && readiness == self.state.borrow().1 {
+            return;
+        }
+        for problem in view.problems.iter().filter(|problem| !old.problems.contains(problem)) {
+            warn!(problem, "manifest refused");
+        }
+        view.revision.0 = view.revision.0.saturating_add(1);
+        let revision = view.revision;
+        // The view first: whoever hears of a revision finds it.
+        self.view.store(Arc::new(view));
+        self.state.send_replace((revision, readiness));
+    }
+}
+
+impl Drop for ManifestPodSource {
+    fn drop(&mut self) {
+        // Fails only when the reader has ended.
+        let _ = self.wakes.send(Wake::Stop);
+    }
+}
+
+#[async_trait]
+impl PodSource for ManifestPodSource {
+    fn ready(&self) -> Readiness {
+        self.shared.state.borrow().1
+    }
+
+    fn snapshot(&self) -> Arc<ClusterView> {
+        self.shared.view.load_full()
+    }
+
+    async fn changed(&self, seen: Revision) -> Revision {
+        let mut state = self.shared.state.subscribe();
+        let revision = state.wait_for(|(revision, _)| *revision != seen).await.map(|state| state.0);
+        match revision {
+            Ok(revision) => revision,
+            // The sender lives as long as `self`.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Looks at the directory first, so that a manifest written just before is found.
+    async fn pod(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError> {
+        let (answer, looked) = oneshot::channel();
+        let asked = self.wakes.send(Wake::Asked(answer)).is_ok();
+        if !asked || looked.await.is_err() {
+            return Err(unavailable(key, "the manifest reader has stopped"));
+        }
+        self.answer(key)
+    }
+}
+
+fn unavailable(pod: &PodKey, reason: &str) -> PodSourceError {
+    PodSourceError::Unavailable { pod: pod.clone(), reason: reason.to_owned() }
+}

@@ -1,0 +1,100 @@
+//! The objects of all files as one view.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flock_core::ids::NodeName;
+use flock_core::ports::{ClusterView, NodeConfigView};
+
+use super::read::{Fault, Manifest, Object, Syntax, parse};
+
+/// What one file contributes. With faults the manifests are those of its last good content, if any.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Content {
+    pub(super) manifests: Vec<Manifest>,
+    pub(super) faults: Vec<Fault>,
+}
+
+/// What manifests mean to one node, without a directory: the view [`ManifestPodSource`] gives of files with
+/// these names and contents. Where two define the same object the first in the order given wins.
+/// A file whose name ends in `.json` is read as JSON, any other as YAML.
+///
+/// [`ManifestPodSource`]: super::ManifestPodSource
+///
+/// ```
+/// # use flock_core::ids::{NodeName, PodKey};
+/// let file = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n";
+/// let view = flock_k8s::read_manifests(&NodeName::parse("node-a").unwrap(), [("web.yaml", file.as_bytes())]);
+/// assert!(view.problems.is_empty());
+/// assert!(view.pods.contains_key(&PodKey::parse("default/web").unwrap()));
+/// ```
+pub fn read_manifests<'a>(
+    node: &NodeName,
+    files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> ClusterView {
+    let read = |(name, bytes): (&'a str, &[u8])| {
+        let syntax = Syntax::of(name.rsplit('/').next().unwrap_or(name).as_ref()).unwrap_or(Syntax::Yaml);
+        let content = match parse(syntax, bytes) {
+            Ok(manifests) => Content { manifests, faults: Vec::new() },
+            Err(faults) => Content { manifests: Vec::new(), faults },
+        };
+        (name, content)
+    };
+    let files: Vec<(&str, Content)> = files.into_iter().map(read).collect();
+    merge(node, files.iter().map(|(name, content)| (*name, content)))
+}
+
+/// The view of these files, with revision 0.
+pub(super) fn merge<'a>(
+    node: &NodeName,
+    files: impl IntoIterator<Item = (&'a str, &'a Content)>,
+) -> ClusterView {
+    let mut view = ClusterView::default();
+    let mut owners: BTreeMap<(&str, &str, &str), (&str, u64)> = BTreeMap::new();
+    for (file, content) in files {
+        for fault in &content.faults {
+            let kept = if content.manifests.is_empty() { "" } else { "; its last good content stays" };
+            view.problems.push(format!("{}{kept}", fault.within(file)));
+        }
+        for Manifest { line, object } in &content.manifests {
+            let Some(id @ (kind, namespace, name)) = identity(object) else { continue };
+            if let Some((owner, owner_line)) = owners.get(&id) {
+                let slash = if namespace.is_empty() { "" } else { "/" };
+                let defined = format!("is already defined at {owner}:{owner_line}, this one is ignored");
+                view.problems.push(format!("{file}:{line}: {kind} {namespace}{slash}{name} {defined}"));
+                continue;
+            }
+            owners.insert(id, (file, *line));
+            add(&mut view, node, file, *line, object);
+        }
+    }
+    view
+}
+
+/// Kind, namespace and name of an object flock knows.
+fn identity(object: &Object) -> Option<(&str, &str, &str)> {
+    match object {
+        Object::NodeConfig { name, .. } => Some(("NodeConfig", "", name.as_str())),
+        Object::Pod(pod) => Some(("Pod", pod.key.namespace(), pod.key.name())),
+        Object::Namespace { name, .. } => Some(("Namespace", "", name)),
+        Object::NetworkPolicy { namespace, name } => Some(("NetworkPolicy", namespace, name)),
+        Object::Other { .. } => None,
+    }
+}
+
+fn add(view: &mut ClusterView, node: &NodeName, file: &str, line: u64, object: &Object) {
+    match object {
+        Object::NodeConfig { name, config } if name == node => {
+            let spec = config.spec.clone().map_err(|reason| format!("{file}:{line}: {reason}"));
+            view.node_config = Some(NodeConfigView { generation: config.generation, spec });
+        }
+        Object::Pod(pod) => {
+            view.pods.insert(pod.key.clone(), Arc::clone(pod));
+        }
+        Object::Namespace { name, labels } => {
+            view.namespaces.insert(name.clone(), labels.clone());
+        }
+        // Another node's configuration, policy, and what flock does not know.
+        Object::NodeConfig { .. } | Object::NetworkPolicy { .. } | Object::Other { .. } => {}
+    }
+}
