@@ -1,7 +1,9 @@
 //! Every decision flock takes, and none of its I/O.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod advertisement;
 pub mod annotation;
+pub mod app;
 pub mod bird;
 pub mod config;
 pub mod family;

@@ -88,6 +88,15 @@ pub struct PodView {
 }
 
 impl PodView {
+    /// Is this the pod the runtime means? The UID decides (a `StatefulSet` reuses names); where either side has
+    /// none, the name has to do.
+    pub fn is(&self, uid: Option<&PodUid>) -> bool {
+        match (&self.uid, uid) {
+            (Some(seen), Some(asked)) => seen == asked,
+            _ => true,
+        }
+    }
+
     /// May its advertised addresses be announced (interfaces.md section 9)? The allocation being committed
     /// is the caller's to know.
     pub fn eligible(&self) -> bool {

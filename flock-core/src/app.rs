@@ -1,0 +1,136 @@
+//! The use cases: what happens when a runtime, an operator or the cluster asks for something. They
+//! decide with the pure modules and act through [`ports`](crate::ports).
+//!
+//! ```text
+//!   lock(attachment) -> attach | detach | check        one at a time per attachment
+//!   gc, readiness, report                              any time
+//!   sync_config -> sync_routes, sync_routing           level-triggered, safe to repeat
+//! ```
+//!
+//! The state (allocations, the configuration in force) sits behind one mutex that is held for
+//! computation only, never over an await.
+
+mod attach;
+mod check;
+mod detach;
+mod drift;
+mod error;
+mod gc;
+mod lock;
+mod reconcile;
+mod rollback;
+mod start;
+mod status;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+pub use attach::{AttachRequest, Attached};
+pub use check::CheckRequest;
+pub use drift::drift;
+pub use error::{AttachError, CheckError, DetachError, GcError, StartError};
+pub use lock::AttachmentGuard;
+pub use reconcile::{Configured, RoutesSynced};
+pub use status::{AllocationReport, Report};
+
+use crate::config::NodeConfig;
+use crate::ids::NodeName;
+use crate::ipam::Ipam;
+use crate::ports::{Netlink, NodeFacts, PodSource, Routing, StateStore, StatusSink, StoreError};
+
+/// The world, as the use cases see it.
+#[derive(Clone)]
+pub struct Ports {
+    /// Links and routes.
+    pub netlink: Arc<dyn Netlink>,
+    /// Configuration and pods.
+    pub pods: Arc<dyn PodSource>,
+    /// The routing daemon.
+    pub routing: Arc<dyn Routing>,
+    /// Where people look.
+    pub status: Arc<dyn StatusSink>,
+    /// What survives a crash.
+    pub store: Arc<dyn StateStore>,
+}
+
+/// What is fixed for the life of the process.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The node flock runs on.
+    pub node: NodeName,
+    /// Identifies this boot of the node (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// MTU of pods in bytes; `None` takes the uplink's.
+    pub mtu: Option<u32>,
+}
+
+/// One node of flock, ready to serve. Made by [`Node::start`].
+pub struct Node {
+    settings: Settings,
+    ports: Ports,
+    locks: lock::AttachmentLocks,
+    state: Mutex<State>,
+    /// Counts local changes the reconcilers should look at.
+    changes: watch::Sender<u64>,
+}
+
+/// Everything that changes.
+#[derive(Default)]
+struct State {
+    ipam: Ipam,
+    /// Generation of the allocations that are on disk.
+    saved: u64,
+    /// The last good configuration.
+    config: Option<Arc<NodeConfig>>,
+    /// Why the configuration that is written is not the one in force.
+    refused: Option<String>,
+    facts: NodeFacts,
+    /// Why the routing daemon does not run what it should.
+    routing_problem: Option<String>,
+}
+
+impl Node {
+    /// The name of this node.
+    pub fn name(&self) -> &NodeName {
+        &self.settings.node
+    }
+
+    /// Wakes when a local change asks for another look at the routes.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Waits for every other operation on this attachment to end and keeps new ones out until the guard
+    /// is dropped. Fair: first come, first served.
+    pub async fn lock(&self, attachment: crate::ids::AttachmentId) -> AttachmentGuard {
+        self.locks.lock(attachment).await
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the mutex was held cannot leave half a change behind that matters more than going
+        // on: every reader validates what it takes.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Makes the allocations durable, if they changed since they last were.
+    async fn persist(&self) -> Result<(), StoreError> {
+        let snapshot = {
+            let state = self.state();
+            let snapshot = state.ipam.snapshot(&self.settings.boot_id);
+            if snapshot.generation <= state.saved {
+                return Ok(());
+            }
+            snapshot
+        };
+        let generation = snapshot.generation;
+        self.ports.store.save(snapshot).await?;
+        let mut state = self.state();
+        state.saved = state.saved.max(generation);
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::error::AttachError;
+use super::lock::AttachmentGuard;
+use super::rollback::{Rollback, Undo};
+use super::{Node, State};
+use crate::advertisement::host_route_protocol;
+use crate::annotation::PodIntent;
+use crate::config::NodeConfig;
+use crate::family::families;
+use crate::ids::{PodKey, PodUid};
+use crate::ipam::{Addresses, Allocation, Phase, Request, Want};
+use crate::ports::{ClusterView, LinkIdentity, LinkState, NetnsPath, PodEvent, PodLink, PodSourceError};
+use crate::route::RouteProtocol;
+use crate::time::Timestamp;
+
+/// An ADD.
+#[derive(Debug, Clone)]
+pub struct AttachRequest {
+    /// The pod's network namespace.
+    pub netns: NetnsPath,
+    /// The pod, where the runtime names it.
+    pub pod: Option<PodKey>,
+    /// Its UID, where the runtime names it.
+    pub uid: Option<PodUid>,
+    /// Its annotations, where the runtime hands them over; else the pod source is asked.
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// MTU from the network configuration in bytes; wins over the agent's setting and the uplink's.
+    pub mtu: Option<u32>,
+}
+
+/// What an ADD made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// The link as the kernel has it.
+    pub link: LinkState,
+    /// The pod's addresses.
+    pub addresses: Addresses,
+}
+
+/// MTU where neither the configuration nor the uplink says: Ethernet's.
+const DEFAULT_MTU: u32 = 1500;
+
+impl Node {
+    /// Gives an attachment its addresses and its link, durably: allocate, write the pending allocation and
+    /// program the kernel side by side, write the commit. The same attachment again gets the same answer.
+    /// On an error everything is taken back.
+    ///
+    /// `abandoned` is asked once before the commit: when the caller has been answered already, the work
+    /// is taken back too. `entropy` picks the IPv6 interface identifier.
+    pub async fn attach(
+        &self,
+        guard: &AttachmentGuard,
+        request: &AttachRequest,
+        now: Timestamp,
+        entropy: u64,
+        abandoned: &(dyn Fn() -> bool + Send + Sync),
+    ) -> Result<Attached, AttachError> {
+        let mut rollback = Rollback::default();
+        let result = self.try_attach(guard, request, now, entropy, abandoned, &mut rollback).await;
+        if result.is_err() {
+            for problem in rollback.run(self, guard.attachment(), now).await {
+                tracing::warn!(attachment = %guard.attachment(), op = "add", error = problem, "could not take back");
+            }
+        }
+        result
+    }
+
+    async fn try_attach(
+        &self,
+        guard: &AttachmentGuard,
+        request: &AttachRequest,
+        now: Timestamp,
+        entropy: u64,
+        abandoned: &(dyn Fn() -> bool + Send + Sync),
+        rollback: &mut Rollback,
+    ) -> Result<Attached, AttachError> {
+        let config = self.config_in_force()?;
+        let held = self.state().ipam.get(guard.attachment()).cloned();
+        let allocation = match held {
+            Some(allocation) => allocation,
+            None => self.allocate(guard, request, &config, now, entropy).await?,
+        };
+        // A committed attachment stays as it is when a repeated ADD fails: the pod may be running on it.
+        let fresh = allocation.phase == Phase::Pending;
+        if fresh {
+            rollback.push(Undo::Release);
+        }
+        let link = self.pod_link(&allocation, request, &config)?;
+        if fresh {
+            rollback.push(Undo::Detach);
+        }
+        let (saved, attached) = tokio::join!(self.persist(), self.ports.netlink.attach(&link));
+        let state = attached?;
+        saved?;
+        if abandoned() {
+            return Err(AttachError::Abandoned);
+        }
+        self.state().ipam.commit(guard.attachment());
+        self.persist().await?;
+        self.look_again_if_outdated(guard, &link);
+        Ok(Attached { link: state, addresses: allocation.addresses })
+    }
+
+    fn config_in_force(&self) -> Result<std::sync::Arc<NodeConfig>, AttachError> {
+        let state = self.state();
+        state.config.clone().ok_or_else(|| AttachError::NotConfigured {
+            node: self.settings.node.clone(),
+            refused: state.refused.clone(),
+        })
+    }
+
+    async fn allocate(
+        &self,
+        guard: &AttachmentGuard,
+        request: &AttachRequest,
+        config: &NodeConfig,
+        now: Timestamp,
+        entropy: u64,
+    ) -> Result<Allocation, AttachError> {
+        let annotations = self.annotations(request).await?;
+        let wanted = PodIntent::parse(&annotations)
+            .map_err(AttachError::from)
+            .and_then(|intent| Ok(families(&intent, config)?));
+        let families = match wanted {
+            Ok(families) => families,
+            Err(error) => {
+                self.tell_owner(request, &error).await;
+                return Err(error);
+            }
+        };
+        let request = Request {
+            attachment: guard.attachment().clone(),
+            pod: request.pod.clone(),
+            uid: request.uid.clone(),
+            netns: Some(request.netns.clone()),
+            v6: if families.ipv6 { Want::Any } else { Want::No },
+            v4: if families.ipv4 { Want::Any } else { Want::No },
+        };
+        Ok(self.state().ipam.allocate(&request, now, entropy)?)
+    }
+
+    /// From the runtime, else from the view if it shows the pod that is meant, else read directly.
+    async fn annotations(&self, request: &AttachRequest) -> Result<BTreeMap<String, String>, PodSourceError> {
+        if let Some(annotations) = &request.annotations {
+            return Ok(annotations.clone());
+        }
+        let Some(key) = &request.pod else {
+            return Ok(BTreeMap::new());
+        };
+        let uid = request.uid.as_ref();
+        let known = self.ports.pods.snapshot().pods.get(key).filter(|pod| pod.is(uid)).cloned();
+        let pod = match known {
+            Some(pod) => Some(pod),
+            None => self.ports.pods.pod(key).await?.filter(|pod| pod.is(uid)),
+        };
+        Ok(pod.map(|pod| pod.annotations.clone()).unwrap_or_default())
+    }
+
+    async fn tell_owner(&self, request: &AttachRequest, error: &AttachError) {
+        let Some(pod) = request.pod.clone() else { return };
+        let event = PodEvent { pod, reason: "NetworkRefused", message: error.to_string() };
+        if let Err(error) = self.ports.status.event(&event).await {
+            tracing::warn!(pod = %event.pod, op = "add", %error, "event is lost");
+        }
+    }
+
+    fn pod_link(
+        &self,
+        allocation: &Allocation,
+        request: &AttachRequest,
+        config: &NodeConfig,
+    ) -> Result<PodLink, AttachError> {
+        let uplink = self.state().facts.uplink_mtu;
+        let mtu = request.mtu.or(self.settings.mtu).or(uplink).unwrap_or(DEFAULT_MTU);
+        if !(1280..=65535).contains(&mtu) {
+            return Err(AttachError::Mtu { mtu });
+        }
+        let view = self.ports.pods.snapshot();
+        let protocol = |address: Option<IpAddr>| {
+            address.map_or(RouteProtocol::Quiet, |address| {
+                host_route_protocol(address, allocation, config, &view)
+            })
+        };
+        Ok(PodLink {
+            identity: LinkIdentity {
+                attachment: allocation.attachment.clone(),
+                pod: allocation.pod.clone(),
+                uid: allocation.uid.clone(),
+                addresses: allocation.addresses,
+            },
+            netns: request.netns.clone(),
+            mtu,
+            protocol6: protocol(allocation.addresses.v6.map(IpAddr::V6)),
+            protocol4: protocol(allocation.addresses.v4.map(IpAddr::V4)),
+        })
+    }
+
+    /// The routes were written for what was known before the commit. Usually nothing has changed since,
+    /// and no reconciler needs to wake up for an ADD.
+    fn look_again_if_outdated(&self, guard: &AttachmentGuard, link: &PodLink) {
+        let view = self.ports.pods.snapshot();
+        let outdated = self.state().routes_outdated(guard, link, &view);
+        if outdated {
+            self.wake();
+        }
+    }
+}
+
+impl State {
+    fn routes_outdated(&self, guard: &AttachmentGuard, link: &PodLink, view: &ClusterView) -> bool {
+        let (Some(config), Some(allocation)) = (&self.config, self.ipam.get(guard.attachment())) else {
+            return true;
+        };
+        allocation.addresses.iter().any(|address| {
+            host_route_protocol(address, allocation, config, view) != link.protocol_of(address)
+        })
+    }
+}

@@ -1,0 +1,132 @@
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Node;
+use crate::advertisement::desired_routes;
+use crate::bird;
+use crate::config::{NodeConfig, NodeConfigSpec};
+use crate::ipam::Pools;
+use crate::ports::{Applied, NetlinkError, RoutingError, StatusError};
+use crate::route::{RouteDiff, RouteSet};
+use crate::time::Timestamp;
+
+/// What became of the configuration in the view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Configured {
+    /// The one in force is the one that is written (or there is still none).
+    Unchanged,
+    /// A new one is in force.
+    Changed,
+    /// The one that is written is refused, for the reason given; the last good one stays.
+    Refused(String),
+    /// The NodeConfig is gone; the last good one stays.
+    Missing,
+}
+
+/// What a pass over the routes did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RoutesSynced {
+    /// There is no configuration yet: the routes of an earlier run stay.
+    NotConfigured,
+    /// The kernel was made to agree; empty when it did already.
+    Done(RouteDiff),
+}
+
+impl Node {
+    /// Takes the configuration of the latest view over, if it is a good one. Pods keep their addresses.
+    pub fn sync_config(&self) -> Configured {
+        let view = self.ports.pods.snapshot();
+        let written = view.node_config.as_ref().map(|written| written.spec.clone());
+        let verdict = written.map(|spec| spec.and_then(|spec| accept(&spec)));
+        let mut state = self.state();
+        let had_one = state.config.is_some();
+        match verdict {
+            None if had_one => {
+                let reason = "the NodeConfig was deleted".to_owned();
+                let news = state.refused.as_ref() != Some(&reason);
+                state.refused = Some(reason);
+                if news { Configured::Missing } else { Configured::Unchanged }
+            }
+            None => Configured::Unchanged,
+            Some(Err(reason)) => {
+                let news = state.refused.as_ref() != Some(&reason);
+                state.refused = Some(reason.clone());
+                if news { Configured::Refused(reason) } else { Configured::Unchanged }
+            }
+            Some(Ok(config)) => {
+                state.refused = None;
+                if state.config.as_deref() == Some(&config) {
+                    return Configured::Unchanged;
+                }
+                state.config = Some(Arc::new(config));
+                state.reserve();
+                Configured::Changed
+            }
+        }
+    }
+
+    /// Reads the node's own addresses and uplink again.
+    pub async fn sync_facts(&self) -> Result<(), NetlinkError> {
+        let facts = self.ports.netlink.node().await?;
+        let mut state = self.state();
+        if state.facts != facts {
+            state.facts = facts;
+            state.reserve();
+        }
+        Ok(())
+    }
+
+    /// Verifies the node's forwarding settings; returns what had to be repaired.
+    pub async fn sync_node(&self) -> Result<Vec<String>, NetlinkError> {
+        self.ports.netlink.prepare_node().await
+    }
+
+    /// Makes the kernel's routes of our protocols what they should be.
+    pub async fn sync_routes(&self) -> Result<RoutesSynced, NetlinkError> {
+        if self.state().config.is_none() {
+            return Ok(RoutesSynced::NotConfigured);
+        }
+        let desired = || {
+            let view = self.ports.pods.snapshot();
+            let state = self.state();
+            let config = state.config.as_deref();
+            config.map(|config| desired_routes(config, state.ipam.allocations(), &view)).unwrap_or_default()
+        };
+        let desired: &(dyn Fn() -> RouteSet + Send + Sync) = &desired;
+        self.ports.netlink.sync_routes(desired).await.map(RoutesSynced::Done)
+    }
+
+    /// Makes the routing daemon talk to the configured peers. `None`: there is no configuration yet.
+    pub async fn sync_routing(&self) -> Result<Option<Applied>, RoutingError> {
+        let wanted = {
+            let state = self.state();
+            let config = state.config.clone();
+            config.map(|config| bird::routing_config(&config, &state.facts, &self.settings.node))
+        };
+        let Some(wanted) = wanted else { return Ok(None) };
+        let outcome = self.ports.routing.apply(&wanted).await;
+        self.state().routing_problem = outcome.as_ref().err().map(ToString::to_string);
+        outcome.map(Some)
+    }
+
+    /// Publishes the state of the node.
+    pub async fn publish(&self, now: Timestamp) -> Result<(), StatusError> {
+        let bgp = self.ports.routing.status().await.map(|status| status.peers).unwrap_or_default();
+        self.ports.status.publish(&self.status(bgp, now)).await
+    }
+}
+
+fn accept(spec: &NodeConfigSpec) -> Result<NodeConfig, String> {
+    NodeConfig::validate(spec).map_err(|error| error.to_string())
+}
+
+impl super::State {
+    /// Tells the allocator which addresses it may hand out: the pools, less what the node itself uses.
+    fn reserve(&mut self) {
+        let Some(config) = &self.config else { return };
+        let pools = Pools { v6: config.cidr6.clone(), v4: config.cidr4.clone() };
+        let node: BTreeSet<IpAddr> = self.facts.addresses.iter().map(|own| own.address.addr()).collect();
+        self.ipam.reconfigure(pools, node);
+    }
+}

@@ -1,0 +1,104 @@
+use std::sync::Mutex;
+
+use tokio::sync::watch;
+
+use super::error::StartError;
+use super::{Node, Ports, Settings, State, lock};
+use crate::ids::AttachmentId;
+use crate::ipam::{Allocation, Ipam, Phase, Snapshot};
+use crate::ports::{LinkState, StoreError};
+use crate::time::Timestamp;
+
+impl Node {
+    /// Takes over what an earlier run left: the state file, and what the kernel says, which wins. Sets the
+    /// kernel up for forwarding. Returns the node and what an operator should know.
+    ///
+    /// | state file | link | outcome |
+    /// |---|---|---|
+    /// | committed | any | stays; a missing link is the runtime's to report by DEL |
+    /// | pending | yes | committed: the pod has its addresses |
+    /// | pending | no | released: nobody was told of it |
+    /// | - | yes | committed, from the link's alias |
+    /// | of another boot | - | dropped: no link survives a boot |
+    pub async fn start(
+        settings: Settings,
+        ports: Ports,
+        now: Timestamp,
+    ) -> Result<(Self, Vec<String>), StartError> {
+        let mut notices = ports.netlink.prepare_node().await?;
+        let facts = ports.netlink.node().await?;
+        let saved = match ports.store.load().await {
+            Ok(snapshot) => snapshot,
+            // The store has set the file aside. Links know their addresses, so the node goes on.
+            Err(error @ StoreError::Corrupt { .. }) => {
+                notices.push(format!("{error}; allocations are rebuilt from the kernel"));
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let links = ports.netlink.attachments().await?;
+        let ipam = take_over(saved, &links, &settings.boot_id, now, &mut notices)?;
+        let state = Mutex::new(State { ipam, facts, ..State::default() });
+        let node = Self {
+            settings,
+            ports,
+            locks: lock::AttachmentLocks::default(),
+            state,
+            changes: watch::Sender::new(0),
+        };
+        node.persist().await?;
+        Ok((node, notices))
+    }
+}
+
+fn take_over(
+    saved: Option<Snapshot>,
+    links: &[LinkState],
+    boot_id: &str,
+    now: Timestamp,
+    notices: &mut Vec<String>,
+) -> Result<Ipam, StartError> {
+    let mut ipam = match saved {
+        Some(snapshot) if snapshot.boot_id == boot_id => Ipam::restore(snapshot)?,
+        Some(snapshot) => {
+            notices
+                .push(format!("the node was rebooted: {} allocations dropped", snapshot.allocations.len()));
+            Ipam::default()
+        }
+        None => Ipam::default(),
+    };
+    for link in links {
+        let Some(identity) = &link.identity else {
+            notices.push(format!("link {} carries no readable alias and is left alone", link.host.ifname));
+            continue;
+        };
+        if ipam.get(&identity.attachment).is_some_and(|held| held.addresses == identity.addresses) {
+            ipam.commit(&identity.attachment);
+            continue;
+        }
+        // The kernel is the record: what the file says instead is released first.
+        ipam.release(&identity.attachment, now);
+        let allocation = Allocation {
+            attachment: identity.attachment.clone(),
+            pod: identity.pod.clone(),
+            uid: identity.uid.clone(),
+            netns: None,
+            addresses: identity.addresses,
+            phase: Phase::Committed,
+        };
+        match ipam.adopt(allocation) {
+            Ok(()) => notices.push(format!("{} is taken over from the kernel", identity.attachment)),
+            Err(error) => notices.push(format!("{} cannot be taken over: {error}", identity.attachment)),
+        }
+    }
+    let unfinished: Vec<AttachmentId> = ipam
+        .allocations()
+        .filter(|allocation| allocation.phase == Phase::Pending)
+        .map(|allocation| allocation.attachment.clone())
+        .collect();
+    for attachment in unfinished {
+        notices.push(format!("{attachment} was never finished and is released"));
+        ipam.release(&attachment, now);
+    }
+    Ok(ipam)
+}

@@ -1,0 +1,128 @@
+use serde::{Deserialize, Serialize};
+
+use super::{Node, State};
+use crate::bird;
+use crate::ids::{AttachmentId, NodeName, PodKey};
+use crate::ipam::Phase;
+use crate::ports::{Condition, NodeStatus, PeerStatus, Readiness};
+use crate::time::Timestamp;
+
+/// What `flock-agent status` shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// The node.
+    pub node: NodeName,
+    /// Conditions, BGP sessions, pools.
+    #[serde(flatten)]
+    pub status: NodeStatus,
+    /// Name and version of the routing daemon, or why it does not answer.
+    pub routing: String,
+    /// Every allocation, in the order of attachment IDs.
+    pub allocations: Vec<AllocationReport>,
+    /// Objects of the cluster that cannot be read.
+    pub problems: Vec<String>,
+}
+
+/// One line of [`Report::allocations`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AllocationReport {
+    /// The pod, where known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodKey>,
+    /// The attachment.
+    pub attachment: AttachmentId,
+    /// The host veth.
+    pub link: String,
+    /// The addresses, IPv6 first.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// How far it has got.
+    pub phase: Phase,
+}
+
+impl Node {
+    /// Can an ADD succeed? From memory alone; a BGP session that is down does not matter here. The error is
+    /// the reason it cannot.
+    pub fn readiness(&self) -> Result<(), String> {
+        if let Readiness::Starting(waiting_for) = self.ports.pods.ready() {
+            return Err(format!("waiting for {waiting_for}"));
+        }
+        let state = self.state();
+        match (&state.config, &state.refused) {
+            (Some(_), _) => Ok(()),
+            (None, Some(reason)) => Err(format!("the NodeConfig is refused: {reason}")),
+            (None, None) => Err(format!("there is no NodeConfig named {}", self.settings.node)),
+        }
+    }
+
+    /// The state of the node; `bgp` comes from the routing daemon.
+    pub(super) fn status(&self, bgp: Vec<PeerStatus>, now: Timestamp) -> NodeStatus {
+        let ready = self.readiness();
+        let state = self.state();
+        let ready = match ready {
+            Ok(()) => condition("Ready", true, "Configured", "pods can be attached"),
+            Err(reason) => condition("Ready", false, "NotConfigured", &reason),
+        };
+        let conditions = vec![ready, state.config_condition(&self.settings.node), state.routing_condition()];
+        NodeStatus { conditions, bgp, pools: state.ipam.usage(now) }
+    }
+
+    /// Everything `flock-agent status` shows. Asks the routing daemon.
+    pub async fn report(&self, now: Timestamp) -> Report {
+        let (routing, bgp) = match self.ports.routing.status().await {
+            Ok(status) => (status.daemon, status.peers),
+            Err(error) => (error.to_string(), Vec::new()),
+        };
+        let status = self.status(bgp, now);
+        let allocations = self
+            .state()
+            .ipam
+            .allocations()
+            .map(|allocation| AllocationReport {
+                pod: allocation.pod.clone(),
+                attachment: allocation.attachment.clone(),
+                link: allocation.attachment.host_ifname().to_string(),
+                addresses: allocation.addresses.iter().collect(),
+                phase: allocation.phase,
+            })
+            .collect();
+        let problems = self.ports.pods.snapshot().problems.clone();
+        Report { node: self.settings.node.clone(), status, routing, allocations, problems }
+    }
+}
+
+impl State {
+    fn config_condition(&self, node: &NodeName) -> Condition {
+        const KIND: &str = "ConfigAccepted";
+        match (&self.refused, &self.config) {
+            (None, Some(_)) => condition(KIND, true, "Accepted", "the NodeConfig is in force"),
+            (None, None) => condition(KIND, false, "Missing", &format!("create a NodeConfig named {node}")),
+            (Some(reason), None) => condition(KIND, false, "Refused", reason),
+            (Some(reason), Some(_)) => {
+                let message = format!("the last good configuration stays in force: {reason}");
+                condition(KIND, false, "Refused", &message)
+            }
+        }
+    }
+
+    fn routing_condition(&self) -> Condition {
+        const KIND: &str = "RoutingConfigured";
+        let Some(config) = &self.config else {
+            return condition(KIND, false, "NotConfigured", "there is no configuration to work from yet");
+        };
+        if let Some(problem) = &self.routing_problem {
+            return condition(KIND, false, "Failed", problem);
+        }
+        let unheard: Vec<_> = bird::unheard_pools(config).iter().map(ToString::to_string).collect();
+        if unheard.is_empty() {
+            condition(KIND, true, "Applied", "the routing daemon runs the configured peers")
+        } else {
+            condition(KIND, false, "PoolsUnannounced", &unheard.join("; "))
+        }
+    }
+}
+
+fn condition(kind: &str, status: bool, reason: &str, message: &str) -> Condition {
+    Condition { kind: kind.to_owned(), status, reason: reason.to_owned(), message: message.to_owned() }
+}
