@@ -134,7 +134,7 @@ impl NetConf {
             return Err(NetConfError::invalid(
                 PREV_RESULT,
                 value,
-                "flock must be the first plugin of its list",
+                &"flock must be the first plugin of its list",
             ));
         }
         let conf = self.settings()?;
