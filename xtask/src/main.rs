@@ -5,6 +5,8 @@
     reason = "talking to a person is what these commands are for"
 )]
 
+#[cfg(target_os = "linux")]
+mod bench;
 mod build;
 mod check;
 mod cmd;
@@ -29,6 +31,9 @@ enum Task {
     Test(check::TestArgs),
     /// Build the release binaries into target/dist: the static plugin `flock`, and `flock-agent`
     Build(build::BuildArgs),
+    /// Measure what a pod's network costs and how soon it works, in namespaces of its own (needs root)
+    #[cfg(target_os = "linux")]
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +49,8 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test(args) => check::run(&args),
+        #[cfg(target_os = "linux")]
+        Task::Bench(args) => bench::run(&args),
         Task::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
