@@ -28,6 +28,6 @@ mod netconf;
 pub mod plugin;
 pub mod result;
 pub mod rpc;
+pub mod stdin;
 pub mod version;
 pub mod wire;
-mod within;

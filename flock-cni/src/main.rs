@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use flock_cni::plugin::{Execution, about};
-use flock_cni::rpc;
+use flock_cni::{rpc, stdin};
 
 /// Exit status for a command line that is not understood.
 const USAGE: u8 = 2;
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     let Some(argument) = env::args_os().nth(1) else {
         let succeeded = Execution {
             env: &|variable| env::var_os(variable),
-            stdin: Box::new(io::stdin()),
+            stdin: &|budget| stdin::read(io::stdin(), budget),
             stdout: &mut io::stdout(),
             stderr: &mut io::stderr(),
             agent: &rpc::call,

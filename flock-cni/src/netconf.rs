@@ -16,9 +16,6 @@ use crate::result::{Dns, addresses_of};
 use crate::version::SpecVersion;
 use crate::wire::{Attachment, DEFAULT_SOCKET};
 
-/// The longest network configuration read, in bytes.
-pub(crate) const MAX_LEN: usize = 1 << 20;
-
 /// The MTUs IPv6 (RFC 8200 section 5) and the IPv4 total length field allow, in bytes.
 const MTU: std::ops::RangeInclusive<u32> = 1280..=65535;
 

@@ -1,6 +1,6 @@
 //! One execution of the plugin, from the environment to the exit status.
 
-use std::io::{Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,15 +8,16 @@ use serde::Serialize;
 
 use crate::args::{Command, Env, Target, Verb};
 use crate::error::{CniError, code};
-use crate::netconf::{AddConf, MAX_LEN, NetConf};
+use crate::netconf::{AddConf, NetConf};
 use crate::result::AddResult;
 use crate::rpc::{Limits, RpcError};
 use crate::version::SpecVersion;
 use crate::wire::{Add, Call, Check, Gc, Reply, Request};
-use crate::within::within;
 
-/// How long VERSION waits for the configuration on stdin. It can answer without, and a person at a terminal
-/// gives none.
+/// How long a runtime may take to write the network configuration and close stdin.
+const STDIN: Duration = Duration::from_secs(10);
+
+/// The same for VERSION, which can answer without; a person at a terminal gives none.
 const VERSION_STDIN: Duration = Duration::from_secs(1);
 
 /// What the plugin is and how it is used, for a person who runs it.
@@ -39,8 +40,8 @@ pub fn about() -> String {
 pub struct Execution<'a> {
     /// Reads one environment variable.
     pub env: Env<'a>,
-    /// The network configuration.
-    pub stdin: Box<dyn Read + Send>,
+    /// Reads stdin to its end, within a time: [`stdin::read`](crate::stdin::read).
+    pub stdin: &'a dyn Fn(Duration) -> io::Result<Vec<u8>>,
     /// Takes the result or the error.
     pub stdout: &'a mut dyn Write,
     /// For people.
@@ -49,7 +50,10 @@ pub struct Execution<'a> {
     pub agent: &'a dyn Fn(&Path, &Request, Limits) -> Result<Reply, RpcError>,
 }
 
-/// Asks the agent; as in [`Execution::agent`].
+/// As in [`Execution::stdin`].
+type Stdin<'a> = &'a dyn Fn(Duration) -> io::Result<Vec<u8>>;
+
+/// As in [`Execution::agent`].
 type Agent<'a> = &'a dyn Fn(&Path, &Request, Limits) -> Result<Reply, RpcError>;
 
 impl Execution<'_> {
@@ -82,14 +86,8 @@ impl Execution<'_> {
 }
 
 /// What goes to stdout, or the error and the version to write it in.
-fn answer(
-    verb: Verb,
-    stdin: Box<dyn Read + Send>,
-    agent: Agent<'_>,
-) -> Result<String, (SpecVersion, CniError)> {
-    let conf = read_stdin(stdin)
-        .and_then(|stdin| Ok(NetConf::parse(&stdin)?))
-        .map_err(|error| (SpecVersion::NEWEST, error))?;
+fn answer(verb: Verb, stdin: Stdin<'_>, agent: Agent<'_>) -> Result<String, (SpecVersion, CniError)> {
+    let conf = read_conf(stdin, STDIN).map_err(|error| (SpecVersion::NEWEST, error))?;
     perform(verb, &conf, agent).map_err(|error| (conf.version(), error))
 }
 
@@ -145,34 +143,22 @@ fn document(content: &impl Serialize) -> Result<String, CniError> {
     }
 }
 
-fn read_stdin(stdin: Box<dyn Read + Send>) -> Result<Vec<u8>, CniError> {
-    let failed = |reason: &str| {
-        CniError::new(
-            code::IO_FAILURE,
-            &format!("cannot read the network configuration from stdin: {reason}"),
-        )
-    };
-    let mut bytes = Vec::new();
-    stdin.take(MAX_LEN as u64 + 1).read_to_end(&mut bytes).map_err(|error| failed(&error.to_string()))?;
-    if bytes.len() > MAX_LEN {
-        return Err(failed(&format!("it has more than {MAX_LEN} bytes")));
-    }
-    Ok(bytes)
+fn read_conf(stdin: Stdin<'_>, budget: Duration) -> Result<NetConf, CniError> {
+    let bytes = stdin(budget).map_err(|error| {
+        CniError::new(code::IO_FAILURE, &format!("cannot read the network configuration from stdin: {error}"))
+    })?;
+    Ok(NetConf::parse(&bytes)?)
 }
 
 /// The answer to VERSION: in the version the runtime gives on stdin, as the specification asks, else in the
 /// newest of ours.
-fn version_document(stdin: Box<dyn Read + Send>) -> Result<String, CniError> {
+fn version_document(stdin: Stdin<'_>) -> Result<String, CniError> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Versions {
         cni_version: SpecVersion,
         supported_versions: [SpecVersion; 3],
     }
-    let asked = within(VERSION_STDIN, || read_stdin(stdin).and_then(|stdin| Ok(NetConf::parse(&stdin)?)));
-    let cni_version = match asked {
-        Ok(Some(Ok(conf))) => conf.version(),
-        _ => SpecVersion::NEWEST,
-    };
+    let cni_version = read_conf(stdin, VERSION_STDIN).map_or(SpecVersion::NEWEST, |conf| conf.version());
     document(&Versions { cni_version, supported_versions: SpecVersion::ALL })
 }

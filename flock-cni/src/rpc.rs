@@ -1,16 +1,18 @@
 //! Asking the agent: one connection, one line each way, bounded in time and size.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::Deserialize;
 
 use crate::error::{CniError, code, shorten};
 use crate::wire::{Failure, MAX_REQUEST, MAX_RESPONSE, Outcome, PROTOCOL_VERSION, Reply, Request, Response};
-use crate::within::within;
 
 /// How often an agent that is restarting is tried again.
 const REDIAL: Duration = Duration::from_millis(10);
@@ -131,35 +133,38 @@ pub fn call(socket: &Path, request: &Request, limits: Limits) -> Result<Reply, R
     decode(&exchange(&stream, &line, limits.answer)?)
 }
 
-/// Connects. On a thread of its own, since connect(2) blocks without end while the backlog of an agent that
-/// is stopped is full, and the standard library has no time-out for it.
+/// Connects, and tries again for as long as a restart of the agent may explain the failure.
 fn dial(socket: &Path, budget: Duration) -> Result<UnixStream, RpcError> {
-    let path = socket.to_owned();
-    let connected = within(budget, move || {
-        let start = Instant::now();
-        loop {
-            match UnixStream::connect(&path) {
-                Err(error) if may_come_back(&error) && start.elapsed() + REDIAL < budget => {
-                    thread::sleep(REDIAL);
-                }
-                outcome => return outcome,
-            }
+    let start = Instant::now();
+    loop {
+        let errno = match connect_at_once(socket) {
+            Ok(stream) => return Ok(stream),
+            Err(errno) => errno,
+        };
+        let passing = matches!(errno, Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN | Errno::EINTR);
+        if passing && start.elapsed() + REDIAL < budget {
+            thread::sleep(REDIAL);
+            continue;
         }
-    });
-    let socket = socket.to_owned();
-    match connected {
-        Ok(Some(Ok(stream))) => Ok(stream),
-        Ok(Some(Err(source))) if may_come_back(&source) => Err(RpcError::Absent { socket, source }),
-        Ok(None) => Err(RpcError::Stuck { socket, budget }),
-        Ok(Some(Err(source))) | Err(source) => Err(RpcError::Connect { socket, source }),
+        let socket = socket.to_owned();
+        return Err(match errno {
+            Errno::EAGAIN => RpcError::Stuck { socket, budget },
+            _ if passing => RpcError::Absent { socket, source: errno.into() },
+            _ => RpcError::Connect { socket, source: errno.into() },
+        });
     }
 }
 
-/// Whether a restart of the agent may explain the error: no socket yet, a socket nobody listens at, a
-/// listener that went away.
-fn may_come_back(error: &io::Error) -> bool {
-    use ErrorKind::{ConnectionRefused, ConnectionReset, Interrupted, NotFound, WouldBlock};
-    matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | Interrupted | WouldBlock)
+/// Connects without waiting: `EAGAIN` when the backlog is full. The standard library can only connect with
+/// waiting, and waits without end for an agent that is stopped.
+fn connect_at_once(path: &Path) -> nix::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
+    let stream: UnixStream = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None)?.into();
+    let set_nonblocking = |on| stream.set_nonblocking(on).map_err(|_| Errno::EIO);
+    set_nonblocking(true)?;
+    connect(stream.as_raw_fd(), &address)?;
+    set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Writes the request and reads one line, without its end.
