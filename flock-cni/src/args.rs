@@ -68,7 +68,7 @@ impl Target {
     fn from_env(env: Env<'_>) -> Result<Self, ArgsError> {
         let mut problems = Vec::new();
         let attachment = attachment(env, &mut problems);
-        let netns = required(env, "CNI_NETNS", |_| Ok(()), &mut problems);
+        let netns = required(env, "CNI_NETNS", check_netns, &mut problems);
         let pod = pod(env).unwrap_or_else(|problem| {
             problems.push(problem);
             None
@@ -188,6 +188,11 @@ pub(crate) fn check_ifname(value: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// The agent opens the path, from a working directory of its own.
+fn check_netns(value: &str) -> Result<(), &'static str> {
+    if value.starts_with('/') { Ok(()) } else { Err("must be an absolute path") }
+}
+
 /// The pod `CNI_ARGS` names, `K=V` pairs joined by `;`. Keys flock does not know are passed over, with
 /// `IgnoreUnknown` and without. A pod has a namespace and a name: podman gives `K8S_POD_NAME` alone to a
 /// container that is no pod, so half a name is none.
@@ -273,13 +278,13 @@ mod tests {
             message(&[
                 ("CNI_CONTAINERID", b"-x"),
                 ("CNI_IFNAME", b"a/b"),
-                ("CNI_NETNS", b"/run/\xff"),
-                ("CNI_ARGS", b"K8S_POD_NAME"),
+                ("CNI_NETNS", b"netns/pod"),
+                ("CNI_ARGS", b"K8S_POD_NAME\xff"),
             ]),
             "CNI_CONTAINERID \"-x\" must start with a letter or a digit; \
              CNI_IFNAME \"a/b\" may not hold '/', ':', white space or control characters; \
-             CNI_NETNS \"/run/\u{fffd}\" is not UTF-8; \
-             CNI_ARGS \"K8S_POD_NAME\" is not written as KEY=VALUE;KEY=VALUE"
+             CNI_NETNS \"netns/pod\" must be an absolute path; \
+             CNI_ARGS \"K8S_POD_NAME\u{fffd}\" is not UTF-8"
         );
     }
 

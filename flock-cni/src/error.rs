@@ -107,10 +107,11 @@ impl CniError {
 
 impl From<Failure> for CniError {
     /// A refusal of the agent, as it stands. Code 0 means "no error" to a runtime and becomes
-    /// [`code::INTERNAL`].
+    /// [`code::INTERNAL`]; a refusal must say something.
     fn from(failure: Failure) -> Self {
         let code = if failure.code == 0 { code::INTERNAL } else { failure.code };
-        Self::new(code, &failure.msg).with_details(&failure.details)
+        let msg = if failure.msg.is_empty() { "flock-agent refuses without a reason" } else { &failure.msg };
+        Self::new(code, msg).with_details(&failure.details)
     }
 }
 
@@ -176,9 +177,10 @@ mod tests {
     }
 
     #[test]
-    fn code_zero_is_never_printed() {
-        let failure = Failure { code: 0, msg: "odd".into(), details: String::new() };
-        assert_eq!(CniError::from(failure).code(), code::INTERNAL);
+    fn refusal_without_code_or_reason_gets_one() {
+        let failure = Failure { code: 0, msg: String::new(), details: String::new() };
+        let error = CniError::from(failure);
+        assert_eq!((error.code(), &*error.text()), (code::INTERNAL, "flock-agent refuses without a reason"));
     }
 
     #[test]
