@@ -112,7 +112,7 @@ pub struct RouteSet(BTreeMap<IpNet, Route>);
 pub struct RouteDiff {
     /// To write with `NLM_F_REPLACE`: missing, or there with another protocol or next hop.
     pub replace: Vec<Route>,
-    /// To delete: ours, but no longer wanted or left with another metric.
+    /// To delete: ours, but no longer wanted, left with another metric, or beside a wanted one.
     pub remove: Vec<ObservedRoute>,
 }
 
@@ -150,21 +150,34 @@ impl RouteSet {
         self.0.is_empty()
     }
 
-    /// What turns `observed` into this set.
+    /// What turns `observed`, in the order the kernel lists it, into this set.
+    ///
+    /// The kernel can hold several routes of one prefix and metric. It forwards by the first, a replace
+    /// overwrites the first, and a replace with one that is further down is refused (IPv4) or makes a twin
+    /// of it (IPv6). So a wanted route that is there at all is kept, and what it shares its place with goes.
     pub fn diff(&self, observed: &[ObservedRoute]) -> RouteDiff {
-        let is_wanted = |seen: &ObservedRoute| self.get(&seen.destination).is_some_and(|want| seen.is(want));
-        let same_slot = |seen: &ObservedRoute| {
-            self.0.contains_key(&seen.destination)
-                && seen.metric == ObservedRoute::default_metric(&seen.destination)
-        };
-        let present: std::collections::BTreeSet<IpNet> =
-            observed.iter().filter(|seen| is_wanted(seen)).map(|seen| seen.destination).collect();
-        let replace = self.iter().filter(|route| !present.contains(&route.destination)).cloned().collect();
-        // A route in the slot of a wanted one is overwritten by the replace, not removed.
-        let mut remove: Vec<_> = observed.iter().filter(|seen| !same_slot(seen)).cloned().collect();
-        remove.sort();
-        remove.dedup();
-        RouteDiff { replace, remove }
+        let mut diff = RouteDiff::default();
+        let mut slots: BTreeMap<IpNet, Vec<&ObservedRoute>> = BTreeMap::new();
+        for seen in observed {
+            let in_slot = seen.metric == ObservedRoute::default_metric(&seen.destination);
+            if in_slot && self.0.contains_key(&seen.destination) {
+                slots.entry(seen.destination).or_default().push(seen);
+            } else {
+                diff.remove.push(seen.clone());
+            }
+        }
+        for route in self.iter() {
+            let slot = slots.remove(&route.destination).unwrap_or_default();
+            let present = slot.iter().any(|seen| seen.is(route));
+            if !present {
+                diff.replace.push(route.clone());
+            }
+            let others = slot.into_iter().filter(|seen| !seen.is(route));
+            diff.remove.extend(others.skip(usize::from(!present)).cloned());
+        }
+        diff.remove.sort();
+        diff.remove.dedup();
+        diff
     }
 }
 
