@@ -1,0 +1,10 @@
+//! The decisions of flock-core, seen from outside: tables of inputs with their exact answers, and laws over
+//! random sequences of operations.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod annotation;
+mod config;
+mod family;
+mod ipam;
+mod ipam_model;
+mod route;
