@@ -157,3 +157,25 @@ impl PodSource for ManifestPodSource {
 fn unavailable(pod: &PodKey, reason: &str) -> PodSourceError {
     PodSourceError::Unavailable { pod: pod.clone(), reason: reason.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn the_reader_ends_with_the_source() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let source = ManifestPodSource::open(dir.path(), NodeName::parse("node-a").unwrap()).unwrap();
+        // The reader's thread holds the other reference.
+        let shared = Arc::downgrade(&source.shared);
+        assert_eq!(shared.strong_count(), 2);
+        drop(source);
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while shared.strong_count() > 0 {
+            assert!(Instant::now() < deadline, "the reader goes on");
+            std::thread::yield_now();
+        }
+    }
+}

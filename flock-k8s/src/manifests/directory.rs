@@ -194,3 +194,22 @@ fn mention(file: &str, manifest: &Manifest, warned: &mut BTreeSet<(String, Strin
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_is_trusted_once_the_next_change_must_differ() {
+        let changed = |seconds, nanos| Stamp { device: 1, inode: 2, size: 3, changed: (seconds, nanos) };
+        let now = UNIX_EPOCH + Duration::from_secs(1000);
+        assert!(changed(999, 0).settled(now));
+        assert!(changed(999, 899_000_000).settled(now));
+        assert!(!changed(999, 901_000_000).settled(now), "within the grain of the clock");
+        assert!(!changed(1000, 0).settled(now));
+        assert!(!changed(1001, 0).settled(now), "the clock was set back");
+        for odd in [(-1, 0), (0, -1), (i64::MAX, 0)] {
+            assert!(!changed(odd.0, odd.1).settled(now), "{odd:?}");
+        }
+    }
+}

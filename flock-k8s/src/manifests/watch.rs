@@ -156,3 +156,42 @@ fn watcher(path: &Path, wakes: Sender<Wake>) -> notify::Result<RecommendedWatche
     watcher.watch(path, RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, DataChange, Flag, MetadataKind, RemoveKind, RenameMode};
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_a_reason_to_look_as_soon_as_the_file_is_complete() {
+        let directory = Path::new("/manifests");
+        let check = |kind: EventKind, path: &str, expected: Option<Duration>| {
+            let event = Ok(Event::new(kind).add_path(path.into()));
+            let delay = Wake::from_event(&event, directory).map(|wake| wake.delay());
+            assert_eq!(delay, expected, "{event:?}");
+        };
+        let file = "/manifests/a.yaml";
+        check(EventKind::Create(CreateKind::File), file, Some(WRITING));
+        check(EventKind::Modify(ModifyKind::Data(DataChange::Any)), file, Some(WRITING));
+        check(EventKind::Access(AccessKind::Close(AccessMode::Write)), file, Some(SETTLED));
+        check(EventKind::Modify(ModifyKind::Name(RenameMode::To)), file, Some(SETTLED));
+        check(EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)), file, Some(SETTLED));
+        check(EventKind::Remove(RemoveKind::File), file, Some(SETTLED));
+        check(EventKind::Access(AccessKind::Open(AccessMode::Any)), file, None);
+        check(EventKind::Access(AccessKind::Close(AccessMode::Read)), file, None);
+    }
+
+    #[test]
+    fn a_watch_that_may_be_lost_is_made_anew() {
+        let directory = Path::new("/manifests");
+        let blind = |event| matches!(Wake::from_event(&event, directory), Some(Wake::Blind));
+        let itself = |kind: EventKind| blind(Ok(Event::new(kind).add_path(directory.to_owned())));
+        assert!(itself(EventKind::Remove(RemoveKind::Folder)));
+        assert!(itself(EventKind::Modify(ModifyKind::Name(RenameMode::From))));
+        assert!(!itself(EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any))));
+        assert!(blind(Err(notify::Error::generic("gone"))));
+        let overflow = Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan));
+        assert!(matches!(Wake::from_event(&overflow, directory), Some(Wake::Settled)));
+    }
+}

@@ -1,0 +1,142 @@
+//! A manifest directory to play with.
+
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flock_core::ids::{NodeName, PodKey};
+use flock_core::ports::{ClusterView, PodSource, PodView};
+use flock_k8s::ManifestPodSource;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub(crate) fn node() -> NodeName {
+    NodeName::parse("node-a").unwrap()
+}
+
+pub(crate) fn key(name: &str) -> PodKey {
+    PodKey::new("default", name).unwrap()
+}
+
+/// A pod as short as it gets.
+pub(crate) fn pod(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n")
+}
+
+/// A pod whose annotation tells one content from another.
+pub(crate) fn pod_saying(name: &str, word: &str) -> String {
+    format!("{}  annotations: {{say: \"{word}\"}}\n", pod(name))
+}
+
+/// A view as the manifest somebody would have written for it.
+pub(crate) fn manifest_of(pod: &PodView) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": pod.key.namespace(),
+            "name": pod.key.name(),
+            "uid": pod.uid,
+            "annotations": pod.annotations,
+            "labels": pod.labels,
+            "deletionTimestamp": pod.terminating.then_some("2026-01-01T00:00:00Z"),
+        },
+        "spec": {
+            "nodeName": pod.node,
+            "hostNetwork": pod.host_network,
+            "containers": [{"name": "main", "image": pod.image}],
+        },
+        "status": {
+            "conditions": if pod.ready { json!([]) } else { json!([{"type": "Ready", "status": "False"}]) },
+            "podIPs": pod.pod_ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
+        },
+    })
+}
+
+/// Puts a file into place in one step.
+pub(crate) fn install(path: &Path, text: impl AsRef<[u8]>) {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, text).unwrap();
+    fs::rename(temporary, path).unwrap();
+}
+
+/// Nothing here takes long; a test that waits for ever should say where.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_mins(1), what).await.expect("still waiting after a minute")
+}
+
+/// A directory and the source that follows it.
+pub(crate) struct Bench {
+    _home: TempDir,
+    pub(crate) dir: PathBuf,
+    pub(crate) source: ManifestPodSource,
+}
+
+impl Bench {
+    /// Starts with an empty directory.
+    pub(crate) fn new() -> Self {
+        Self::with(|dir| fs::create_dir(dir).unwrap())
+    }
+
+    /// Starts with whatever `prepare` makes of the path.
+    pub(crate) fn with(prepare: impl FnOnce(&Path)) -> Self {
+        let home = TempDir::new().unwrap();
+        let dir = home.path().join("manifests");
+        prepare(&dir);
+        let source = ManifestPodSource::open(&dir, node()).unwrap();
+        Self { _home: home, dir, source }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub(crate) fn install(&self, name: &str, text: impl AsRef<[u8]>) {
+        install(&self.path(name), text);
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    pub(crate) fn view(&self) -> Arc<ClusterView> {
+        self.source.snapshot()
+    }
+
+    /// Makes the source look at the directory, whatever it has been told by the kernel.
+    pub(crate) async fn looked(&self) -> Arc<ClusterView> {
+        soon(self.source.pod(&key("nobody"))).await.unwrap();
+        self.view()
+    }
+
+    /// Waits for a view that holds, without ever asking the source to look.
+    pub(crate) async fn until(&self, holds: impl Fn(&ClusterView) -> bool) -> Arc<ClusterView> {
+        soon(async {
+            loop {
+                let view = self.view();
+                if holds(&view) {
+                    return view;
+                }
+                self.source.changed(view.revision).await;
+            }
+        })
+        .await
+    }
+
+    /// Waits until exactly these pods of the default namespace are there.
+    pub(crate) async fn until_pods(&self, names: &[&str]) -> Arc<ClusterView> {
+        self.until(|view| view.pods.keys().map(PodKey::name).eq(names.iter().copied())).await
+    }
+
+    /// Waits until this pod says this word.
+    pub(crate) async fn until_says(&self, name: &str, word: &str) -> Arc<ClusterView> {
+        self.until(|view| says(view, name).as_deref() == Some(word)).await
+    }
+}
+
+/// What [`pod_saying`] made a pod say.
+pub(crate) fn says(view: &ClusterView, name: &str) -> Option<String> {
+    view.pods.get(&key(name))?.annotations.get("say").cloned()
+}

@@ -1,0 +1,45 @@
+use flock_core::config::NodeConfigSpec;
+use flock_core::ids::PodKey;
+use flock_core::ports::{PodSource, PodView};
+use flock_core::testing::contract::pod_source::{PodSourceBench, pod_source};
+use serde_json::json;
+
+use crate::bench::{Bench, manifest_of, node, soon};
+
+impl PodSourceBench for Bench {
+    fn source(&self) -> &dyn PodSource {
+        &self.source
+    }
+
+    fn put(&self, pod: &PodView) {
+        self.install(&file_of(&pod.key), manifest_of(pod).to_string());
+    }
+
+    fn remove(&self, key: &PodKey) {
+        Bench::remove(self, &file_of(key));
+    }
+
+    fn configure(&self, spec: Option<&NodeConfigSpec>) {
+        match spec {
+            None => Bench::remove(self, "node.json"),
+            Some(spec) => {
+                let manifest = json!({
+                    "apiVersion": "flock.fritzlab.net/v1alpha1",
+                    "kind": "NodeConfig",
+                    "metadata": {"name": node()},
+                    "spec": spec,
+                });
+                self.install("node.json", manifest.to_string());
+            }
+        }
+    }
+}
+
+fn file_of(key: &PodKey) -> String {
+    format!("{}.{}.yaml", key.namespace(), key.name())
+}
+
+#[tokio::test]
+async fn manifest_pod_source_keeps_the_contract() {
+    soon(pod_source(async || Bench::new())).await;
+}
