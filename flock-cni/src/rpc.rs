@@ -100,7 +100,7 @@ pub enum RpcError {
 }
 
 impl RpcError {
-    /// The CNI error code ([`code`](crate::error::code)).
+    /// The CNI error code, one of [`code`].
     pub fn code(&self) -> u32 {
         match self {
             Self::Absent { .. } | Self::Stuck { .. } | Self::Timeout { .. } | Self::Gone => code::TRY_AGAIN,
