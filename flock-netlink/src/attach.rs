@@ -1,0 +1,208 @@
+//! Makes an attachment (datapath.md section 1): one message for the veth pair, one batch for the host's
+//! side, one for the pod's. Runs on a thread that ends in the pod's namespace.
+
+use std::io;
+
+use flock_core::ids::IfName;
+use flock_core::ports::{LinkState, NetlinkError, PodLink};
+use flock_core::route::{GATEWAY6, host_prefix};
+use ipnet::{IpNet, Ipv6Net};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+
+use crate::alias;
+use crate::conn::{Conn, Request, errno, refused};
+use crate::inspect::{find_index, find_link, host_side, identity, is_dying, is_host_ifname, pod_side};
+use crate::netns::{Netns, NetnsId};
+use crate::reply::Link;
+use crate::request::{self, End, LOOPBACK};
+use crate::spec::{self, expected};
+
+/// How often something in the way is removed before giving up: more than once only in a race.
+const ATTEMPTS: usize = 4;
+
+/// What an attach came to.
+pub(crate) struct Attached {
+    pub(crate) state: LinkState,
+    /// False when it was there already.
+    pub(crate) created: bool,
+}
+
+/// Makes the attachment exist. On an error nothing of it is left.
+pub(crate) fn attach(link: &PodLink, own: NetnsId) -> Result<Attached, NetlinkError> {
+    let netns = Netns::open(&link.netns, own)?;
+    let mut host = Conn::open()?;
+    let ifname = link.identity.attachment.host_ifname();
+    let mut refusal = None;
+    for _ in 0..ATTEMPTS {
+        match create(&mut host, link, &ifname, &netns) {
+            Ok(()) => {
+                let state = configure(&mut host, link, &ifname, &netns);
+                if state.is_err() {
+                    discard(&mut host, &ifname);
+                }
+                return state.map(|state| Attached { state, created: true });
+            }
+            Err(error) if errno(&error) == Some(Errno::EEXIST) => refusal = Some(error),
+            Err(error) => return Err(blame_netns(error, &netns)),
+        }
+        if let Some(state) = make_way(&mut host, link, &ifname, &netns)? {
+            return Ok(Attached { state, created: false });
+        }
+    }
+    Err(refusal.unwrap_or_else(|| refused("create the veth pair")(Errno::EEXIST)))
+}
+
+/// Deletes a link nobody will ask for again. It is our own; that it may be gone is fine.
+pub(crate) fn discard(host: &mut Conn, ifname: &IfName) {
+    match host.run_all(vec![request::delete_link(ifname)]) {
+        Err(error) if errno(&error) != Some(Errno::ENODEV) => {
+            tracing::warn!(%ifname, %error, "a link that is of no use could not be deleted");
+        }
+        _ => {}
+    }
+}
+
+fn create(host: &mut Conn, link: &PodLink, ifname: &IfName, netns: &Netns) -> Result<(), NetlinkError> {
+    let (host_mac, pod_mac) = spec::macs(&link.identity.attachment);
+    let host_end = End { ifname, mac: host_mac };
+    let pod_end = End { ifname: link.identity.attachment.ifname(), mac: pod_mac };
+    host.run_all(vec![request::create_veth(&host_end, &pod_end, link.mtu, netns.as_raw_fd())])
+}
+
+/// The kernel says EINVAL both for a file that is no network namespace and for an MTU it does not like.
+fn blame_netns(error: NetlinkError, netns: &Netns) -> NetlinkError {
+    match errno(&error) {
+        Some(Errno::EINVAL | Errno::EBADF) => netns.visit(|| Ok(())).err().unwrap_or(error),
+        _ => error,
+    }
+}
+
+fn configure(
+    host: &mut Conn,
+    link: &PodLink,
+    ifname: &IfName,
+    netns: &Netns,
+) -> Result<LinkState, NetlinkError> {
+    let ifindex = if_nametoindex(ifname.as_str()).map_err(refused("find the new host veth"))?;
+    run_enabling_ipv6(host, || host_batch(link, ifindex), &[ifname.as_str()])?;
+    netns.enter()?;
+    let mut pod = Conn::open()?;
+    let inner = link.identity.attachment.ifname().as_str();
+    let pod_ifindex = if_nametoindex(inner).map_err(refused("find the new pod interface"))?;
+    run_enabling_ipv6(&mut pod, || pod_batch(link, pod_ifindex), &["all", "default", "lo", inner])?;
+    Ok(expected(link, ifindex))
+}
+
+fn host_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
+    let (_, pod_mac) = spec::macs(&link.identity.attachment);
+    let gateway = IpNet::V6(Ipv6Net::new_assert(GATEWAY6, 64));
+    let mut batch = vec![
+        request::host_settings(ifindex),
+        request::alias_and_up(ifindex, &alias::encode(&link.identity)),
+        request::add_address("add the gateway address to the host veth", ifindex, gateway),
+    ];
+    for address in link.identity.addresses.iter() {
+        batch.push(request::add_neighbour("add the pod as a neighbour", ifindex, address, pod_mac));
+    }
+    for address in link.identity.addresses.iter() {
+        let (destination, protocol) = (host_prefix(address), link.protocol_of(address));
+        batch.push(request::add_link_route("add the host route", destination, protocol, ifindex));
+    }
+    batch
+}
+
+fn pod_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
+    let (host_mac, _) = spec::macs(&link.identity.attachment);
+    let mut batch = vec![
+        request::up("bring up lo in the pod", LOOPBACK),
+        request::pod_settings(ifindex),
+        request::up("bring up the pod interface", ifindex),
+    ];
+    for address in link.identity.addresses.iter() {
+        batch.push(request::add_address("add an address to the pod", ifindex, host_prefix(address)));
+        let gateway = spec::gateway_of(address);
+        batch.push(request::add_neighbour(
+            "add the pod's gateway as a neighbour",
+            ifindex,
+            gateway,
+            host_mac,
+        ));
+        batch.extend(request::pod_routes(ifindex, address));
+    }
+    batch
+}
+
+/// Sends a batch. Where IPv6 is switched off in the namespace (the kernel refuses an address with EACCES)
+/// it is switched on for `interfaces`, and the batch is sent again: all of it may be repeated.
+fn run_enabling_ipv6(
+    conn: &mut Conn,
+    batch: impl Fn() -> Vec<Request>,
+    interfaces: &[&str],
+) -> Result<(), NetlinkError> {
+    let refusals = conn.run(batch())?;
+    if refusals.iter().any(|(_, refusal)| errno(refusal) == Some(Errno::EACCES)) {
+        for interface in interfaces {
+            // Below /proc/sys/net a thread sees the namespace it is in.
+            let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+            std::fs::write(&path, "0").map_err(|error| NetlinkError::Kernel {
+                step: "switch IPv6 on for a pod",
+                source: io::Error::new(error.kind(), format!("{path}: {error}")),
+            })?;
+        }
+        return conn.run_all(batch());
+    }
+    refusals.into_iter().next().map_or(Ok(()), |(_, refusal)| Err(refusal))
+}
+
+/// The kernel refused to create the pair because one of the names is taken. Answers the state when the
+/// link there is exactly what is wanted; removes what may be removed, to try again; else the error.
+fn make_way(
+    host: &mut Conn,
+    link: &PodLink,
+    ifname: &IfName,
+    netns: &Netns,
+) -> Result<Option<LinkState>, NetlinkError> {
+    let Some(there) = find_link(host, ifname)? else {
+        return make_way_in_pod(host, link, netns).map(|()| None);
+    };
+    let identity = identity(&there);
+    let owner = identity.as_ref().map(|identity| &identity.attachment);
+    if let Some(other) = owner.filter(|owner| **owner != link.identity.attachment) {
+        return Err(NetlinkError::NameTaken { ifname: ifname.clone(), other: other.clone() });
+    }
+    if !is_dying(&there) && identity.is_some() {
+        let pod = pod_side(netns, link.identity.attachment.ifname(), &there)?;
+        let host = host_side(&mut Conn::open_for_dumps()?, ifname, &there)?;
+        let state = LinkState { identity, host, pod };
+        if state == expected(link, there.index) {
+            return Ok(Some(state));
+        }
+    }
+    tracing::info!(%ifname, "replacing what is left of an earlier attachment");
+    delete(host, ifname)?;
+    Ok(None)
+}
+
+/// The pod has an interface of that name. Only the other end of a link that has been detached, and waits
+/// to be deleted, is ours to remove.
+fn make_way_in_pod(host: &mut Conn, link: &PodLink, netns: &Netns) -> Result<(), NetlinkError> {
+    let inner = link.identity.attachment.ifname();
+    let Some(there) = netns.visit(|| find_link(&mut Conn::open()?, inner))? else { return Ok(()) };
+    let is_other_end = |found: &Link| found.peer == Some(there.index) && is_host_ifname(&found.name);
+    let other_end = match there.peer {
+        Some(index) => find_index(host, index)?.filter(|found| is_dying(found) && is_other_end(found)),
+        None => None,
+    };
+    match other_end.and_then(|found| IfName::parse(&found.name).ok()) {
+        Some(retired) => delete(host, &retired),
+        None => Err(NetlinkError::InterfaceExists { ifname: inner.clone(), path: netns.path().clone() }),
+    }
+}
+
+fn delete(host: &mut Conn, ifname: &IfName) -> Result<(), NetlinkError> {
+    match host.run_all(vec![request::delete_link(ifname)]) {
+        Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(()),
+        outcome => outcome,
+    }
+}

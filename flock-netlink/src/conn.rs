@@ -1,0 +1,238 @@
+//! A route netlink socket. The kernel executes requests inside `sendmsg` and the answers are in the
+//! receive queue when it returns, so nothing here waits: many requests go out in one send, then one
+//! acknowledgement per request is read.
+
+use std::io;
+
+use flock_core::ports::NetlinkError;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{Socket, SocketAddr};
+
+use crate::reply::{Message, messages};
+
+/// The kernel never puts more than 32 KiB into one datagram of a dump.
+const BUFFER: usize = 64 << 10;
+
+/// How often an interrupted dump is started over. One interruption needs a change in the middle of it.
+const DUMP_ATTEMPTS: usize = 20;
+
+/// One request and what it is called in an error.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// Completes "kernel refused to ...".
+    pub(crate) step: &'static str,
+    /// `NLM_F_*` on top of request and acknowledgement.
+    pub(crate) flags: u16,
+    /// The request.
+    pub(crate) message: RouteNetlinkMessage,
+}
+
+/// A refusal with the kernel's own words (extended acknowledgement).
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {text}", errno.desc())]
+struct Explained {
+    errno: Errno,
+    text: String,
+}
+
+/// The error number behind a refusal.
+pub(crate) fn errno(error: &NetlinkError) -> Option<Errno> {
+    let NetlinkError::Kernel { source, .. } = error else { return None };
+    let explained = source.get_ref().and_then(|inner| inner.downcast_ref::<Explained>());
+    explained.map(|inner| inner.errno).or_else(|| source.raw_os_error().map(Errno::from_raw))
+}
+
+/// Something the system refused outside of netlink.
+pub(crate) fn refused(step: &'static str) -> impl Fn(Errno) -> NetlinkError {
+    move |errno| NetlinkError::Kernel { step, source: errno.into() }
+}
+
+fn failed(step: &'static str) -> impl Fn(io::Error) -> NetlinkError {
+    move |source| NetlinkError::Kernel { step, source }
+}
+
+/// A socket in the network namespace of the thread that opened it, wherever that thread goes later.
+pub(crate) struct Conn {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Conn {
+    /// For single requests and batches of at most a few dozen.
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        const STEP: &str = "open a netlink socket";
+        let socket = Socket::new(NETLINK_ROUTE).map_err(failed(STEP))?;
+        // Kernels before 4.12 do not explain themselves.
+        if let Err(error) = socket.set_ext_ack(true) {
+            tracing::debug!(%error, "no extended netlink errors");
+        }
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// For dumps with filters (Linux 4.20; before, the kernel sends everything and the reader sorts it
+    /// out) and for batches of up to [`BATCH`](Self::BATCH).
+    pub(crate) fn open_for_dumps() -> Result<Self, NetlinkError> {
+        let conn = Self::open()?;
+        if let Err(error) = conn.socket.set_netlink_get_strict_chk(true) {
+            tracing::debug!(%error, "no filtered netlink dumps");
+        }
+        // Room for one refusal per request of a full batch; an answer that does not fit would be lost.
+        setsockopt(&conn.socket, sockopt::RcvBufForce, &(1 << 20))
+            .map_err(refused("enlarge the buffer of a netlink socket"))?;
+        Ok(conn)
+    }
+
+    /// Most requests in one [`run`](Self::run).
+    pub(crate) const BATCH: usize = 256;
+
+    /// Sends all requests at once; returns those that were refused, by position. The kernel goes on
+    /// after a refused one.
+    pub(crate) fn run(&mut self, batch: Vec<Request>) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
+        let steps: Vec<&'static str> = batch.iter().map(|request| request.step).collect();
+        let Some(first_step) = steps.first() else { return Ok(Vec::new()) };
+        let mut bytes = Vec::with_capacity(128 * batch.len());
+        let first = self.sequence.wrapping_add(1);
+        for request in batch {
+            self.sequence = self.sequence.wrapping_add(1);
+            serialise(&mut bytes, self.sequence, request.flags | NLM_F_ACK, request.message);
+        }
+        self.send(&bytes, first_step)?;
+        let mut refusals = Vec::new();
+        let mut answered = 0;
+        while let Some(awaited) = steps.get(answered) {
+            let buffer = self.receive(awaited)?;
+            for message in messages(&buffer) {
+                let at = message.sequence.wrapping_sub(first) as usize;
+                let (Some(step), Some(outcome)) = (steps.get(at), message.outcome()) else { continue };
+                answered += 1;
+                if let Some(errno) = outcome.errno {
+                    refusals.push((at, explain(step, errno, outcome.text)));
+                }
+            }
+            self.buffer = buffer;
+        }
+        Ok(refusals)
+    }
+
+    /// Sends all requests at once; the first refusal is the error.
+    pub(crate) fn run_all(&mut self, batch: Vec<Request>) -> Result<(), NetlinkError> {
+        self.run(batch)?.into_iter().next().map_or(Ok(()), |(_, refusal)| Err(refusal))
+    }
+
+    /// Asks for one object.
+    pub(crate) fn get<T>(
+        &mut self,
+        request: &Request,
+        mut read: impl FnMut(&Message<'_>) -> Option<T>,
+    ) -> Result<Option<T>, NetlinkError> {
+        let mut found = None;
+        self.ask(request, NLM_F_ACK, &mut |message| found = read(message).or(found.take()))?;
+        Ok(found)
+    }
+
+    /// Asks for all objects of a kind; starts over when the kernel says that they changed meanwhile.
+    pub(crate) fn dump<T>(
+        &mut self,
+        request: &Request,
+        read: impl Fn(&Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, NetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut found = Vec::new();
+            if !self.ask(request, NLM_F_DUMP, &mut |message| found.extend(read(message)))? {
+                return Ok(found);
+            }
+        }
+        Err(failed(request.step)(io::Error::from(io::ErrorKind::Interrupted)))
+    }
+
+    /// Sends one request and reads up to its end; true when what was read is not consistent.
+    fn ask(
+        &mut self,
+        request: &Request,
+        flags: u16,
+        read: &mut dyn FnMut(&Message<'_>),
+    ) -> Result<bool, NetlinkError> {
+        let mut bytes = Vec::with_capacity(128);
+        self.sequence = self.sequence.wrapping_add(1);
+        serialise(&mut bytes, self.sequence, request.flags | flags, request.message.clone());
+        self.send(&bytes, request.step)?;
+        let mut interrupted = false;
+        loop {
+            let buffer = self.receive(request.step)?;
+            let mut end = None;
+            for message in messages(&buffer).filter(|message| message.sequence == self.sequence) {
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                match message.outcome() {
+                    Some(outcome) => end = Some(outcome),
+                    None => read(&message),
+                }
+            }
+            let outcome = end.map(|outcome| (outcome.errno, outcome.text.map(str::to_owned)));
+            self.buffer = buffer;
+            match outcome {
+                None => {}
+                Some((None, _)) => return Ok(interrupted),
+                Some((Some(errno), text)) => return Err(explain(request.step, errno, text.as_deref())),
+            }
+        }
+    }
+
+    fn send(&self, bytes: &[u8], step: &'static str) -> Result<(), NetlinkError> {
+        match self.socket.send(bytes, 0) {
+            Ok(sent) if sent == bytes.len() => Ok(()),
+            Ok(sent) => {
+                Err(NetlinkError::Protocol { step, detail: format!("{sent} of {} bytes sent", bytes.len()) })
+            }
+            Err(source) => Err(failed(step)(source)),
+        }
+    }
+
+    /// The next datagram of the kernel, in the connection's own buffer, to be given back.
+    fn receive(&mut self, step: &'static str) -> Result<Vec<u8>, NetlinkError> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.reserve(BUFFER);
+        let flags = (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC).bits();
+        loop {
+            buffer.clear();
+            let (length, from) = self.socket.recv_from(&mut buffer, flags).map_err(|error| {
+                if error.kind() == io::ErrorKind::WouldBlock {
+                    return NetlinkError::Protocol { step, detail: "the answer is missing".to_owned() };
+                }
+                failed(step)(error)
+            })?;
+            if length > buffer.len() {
+                return Err(NetlinkError::Protocol { step, detail: format!("{length} bytes in one answer") });
+            }
+            // Whoever is root in a pod may write to a socket there, but not as port 0, the kernel.
+            if from.port_number() == SocketAddr::new(0, 0).port_number() {
+                return Ok(buffer);
+            }
+        }
+    }
+}
+
+fn serialise(bytes: &mut Vec<u8>, sequence: u32, flags: u16, message: RouteNetlinkMessage) {
+    let mut message = NetlinkMessage::from(message);
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.header.sequence_number = sequence;
+    message.finalize();
+    let start = bytes.len();
+    bytes.resize(start + message.header.length as usize, 0);
+    let (_, space) = bytes.split_at_mut(start);
+    message.serialize(space);
+}
+
+fn explain(step: &'static str, errno: Errno, text: Option<&str>) -> NetlinkError {
+    let source = match text {
+        None => io::Error::from(errno),
+        Some(text) => {
+            io::Error::new(io::Error::from(errno).kind(), Explained { errno, text: text.to_owned() })
+        }
+    };
+    NetlinkError::Kernel { step, source }
+}

@@ -1,0 +1,328 @@
+//! The requests flock makes of the kernel, each under the name it has in an error.
+
+use std::net::IpAddr;
+use std::os::fd::RawFd;
+
+use flock_core::ids::IfName;
+use flock_core::ports::Mac;
+use flock_core::route::{GATEWAY4, GATEWAY6};
+use ipnet::IpNet;
+use rtnetlink::packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::conn::Request;
+
+/// Links flock has detached wait in this group (`ip link show group 1718382435`) to be deleted together,
+/// since a deletion costs the same 20 ms for one link and for forty. The number is `floc` in ASCII: nobody
+/// else is likely to use it, and a link that is in it is deleted.
+pub const DYING_GROUP: u32 = u32::from_be_bytes(*b"floc");
+
+/// `lo` is the first interface of every network namespace.
+pub(crate) const LOOPBACK: u32 = 1;
+
+fn request(step: &'static str, flags: u16, message: RouteNetlinkMessage) -> Request {
+    Request { step, flags, message }
+}
+
+fn family(address: &IpAddr) -> AddressFamily {
+    if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+fn link(ifindex: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message.attributes = attributes;
+    message
+}
+
+/// One end of a veth pair to be.
+pub(crate) struct End<'a> {
+    pub(crate) ifname: &'a IfName,
+    pub(crate) mac: Mac,
+}
+
+impl End<'_> {
+    fn attributes(&self, mtu: u32) -> Vec<LinkAttribute> {
+        vec![
+            LinkAttribute::IfName(self.ifname.to_string()),
+            LinkAttribute::Address(self.mac.to_vec()),
+            LinkAttribute::Mtu(mtu),
+        ]
+    }
+}
+
+/// The pair in one message, the pod's end born in its namespace. Moving it there later takes fifty times
+/// as long. Not up yet: the kernel would answer ENOTCONN, and the host's end has settings to take first.
+pub(crate) fn create_veth(host: &End<'_>, pod: &End<'_>, mtu: u32, netns: RawFd) -> Request {
+    let mut peer = pod.attributes(mtu);
+    peer.push(LinkAttribute::NetNsFd(netns));
+    let mut attributes = host.attributes(mtu);
+    attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(link(0, peer)))),
+    ]));
+    let message = RouteNetlinkMessage::NewLink(link(0, attributes));
+    request("create the veth pair", NLM_F_CREATE | NLM_F_EXCL, message)
+}
+
+fn no_link_local() -> AfSpecUnspec {
+    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])
+}
+
+/// What a new host veth needs before it goes up, in place of five writes below /proc/sys. The values come
+/// as attributes with the number of the setting (`IPV4_DEVCONF_*` in linux/ip.h) as their type.
+pub(crate) fn host_settings(ifindex: u32) -> Request {
+    const IFLA_INET_CONF: u16 = 1;
+    const FORWARDING: u16 = 1;
+    const PROXY_ARP: u16 = 3;
+    const RP_FILTER: u16 = 8;
+    const IGNORE_ROUTES_WITH_LINKDOWN: u16 = 29;
+    let settings = [(FORWARDING, 1u32), (PROXY_ARP, 1), (RP_FILTER, 0), (IGNORE_ROUTES_WITH_LINKDOWN, 1)]
+        .map(|(setting, value)| DefaultNla::new(setting, value.to_ne_bytes().to_vec()));
+    let mut value = vec![0; settings.as_slice().buffer_len()];
+    settings.as_slice().emit(&mut value);
+    let inet = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, value));
+    let attributes = vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![inet]), no_link_local()])];
+    request("configure the host veth", 0, RouteNetlinkMessage::SetLink(link(ifindex, attributes)))
+}
+
+/// The pod's end gets the addresses flock gives it and no other.
+pub(crate) fn pod_settings(ifindex: u32) -> Request {
+    let attributes = vec![LinkAttribute::AfSpecUnspec(vec![no_link_local()])];
+    request("configure the pod interface", 0, RouteNetlinkMessage::SetLink(link(ifindex, attributes)))
+}
+
+/// Takes the alias and goes up. The kernel ignores an alias in the creating message.
+pub(crate) fn alias_and_up(ifindex: u32, alias: &str) -> Request {
+    // `LinkAttribute::IfAlias` adds a NUL, which the kernel counts: 255 bytes would be one too many.
+    const IFLA_IFALIAS: u16 = 20;
+    let alias = LinkAttribute::Other(DefaultNla::new(IFLA_IFALIAS, alias.as_bytes().to_vec()));
+    let mut message = link(ifindex, vec![alias]);
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    request("name and bring up the host veth", 0, RouteNetlinkMessage::SetLink(message))
+}
+
+/// Brings an interface of the pod up.
+pub(crate) fn up(step: &'static str, ifindex: u32) -> Request {
+    let mut message = link(ifindex, Vec::new());
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    request(step, 0, RouteNetlinkMessage::SetLink(message))
+}
+
+/// Down, and into the group of those to be deleted.
+pub(crate) fn retire(ifindex: u32) -> Request {
+    let mut message = link(ifindex, vec![LinkAttribute::Group(DYING_GROUP)]);
+    message.header.change_mask = LinkFlags::Up;
+    request("retire the host veth", 0, RouteNetlinkMessage::SetLink(message))
+}
+
+/// Deletes one link, by name.
+pub(crate) fn delete_link(ifname: &IfName) -> Request {
+    let attributes = vec![LinkAttribute::IfName(ifname.to_string())];
+    request("delete the host veth", 0, RouteNetlinkMessage::DelLink(link(0, attributes)))
+}
+
+/// Deletes every link of the dying group.
+pub(crate) fn delete_dying() -> Request {
+    let attributes = vec![LinkAttribute::Group(DYING_GROUP)];
+    request("delete the retired veths", 0, RouteNetlinkMessage::DelLink(link(0, attributes)))
+}
+
+/// Adds an address without duplicate address detection.
+pub(crate) fn add_address(step: &'static str, ifindex: u32, address: IpNet) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.family = family(&address.addr());
+    message.header.prefix_len = address.prefix_len();
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = ifindex;
+    message.attributes = vec![
+        AddressAttribute::Local(address.addr()),
+        AddressAttribute::Address(address.addr()),
+        AddressAttribute::Flags(AddressFlags::Nodad),
+    ];
+    request(step, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewAddress(message))
+}
+
+fn neighbour(ifindex: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(&address);
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![NeighbourAttribute::Destination(address.into())];
+    message
+}
+
+/// Adds a permanent neighbour: nobody ever has to ask for its hardware address.
+pub(crate) fn add_neighbour(step: &'static str, ifindex: u32, address: IpAddr, mac: Mac) -> Request {
+    let mut message = neighbour(ifindex, address);
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+    request(step, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewNeighbour(message))
+}
+
+pub(crate) fn delete_neighbour(ifindex: u32, address: IpAddr) -> Request {
+    let message = RouteNetlinkMessage::DelNeighbour(neighbour(ifindex, address));
+    request("remove the pod's neighbour entry", 0, message)
+}
+
+fn route(destination: IpNet) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(&destination.addr());
+    message.header.destination_prefix_length = destination.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.kind = RouteType::Unicast;
+    if destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(destination.addr().into()));
+    }
+    message
+}
+
+fn write_route(step: &'static str, message: RouteMessage) -> Request {
+    // Replace rather than exclude: after the deletion of a namespace its veth's name is gone before its
+    // routes are.
+    request(step, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewRoute(message))
+}
+
+/// A route to `destination` straight through an interface.
+pub(crate) fn add_link_route(
+    step: &'static str,
+    destination: IpNet,
+    protocol: flock_core::route::RouteProtocol,
+    ifindex: u32,
+) -> Request {
+    let mut message = route(destination);
+    message.header.protocol = RouteProtocol::Other(protocol.number());
+    message.header.scope = RouteScope::Link;
+    message.attributes.push(RouteAttribute::Oif(ifindex));
+    write_route(step, message)
+}
+
+/// A route that answers "unreachable".
+pub(crate) fn add_unreachable_route(
+    step: &'static str,
+    destination: IpNet,
+    protocol: flock_core::route::RouteProtocol,
+) -> Request {
+    let mut message = route(destination);
+    message.header.protocol = RouteProtocol::Other(protocol.number());
+    message.header.kind = RouteType::Unreachable;
+    write_route(step, message)
+}
+
+/// Deletes a route of one of our protocols, through `ifindex` where given, of this metric unless 0.
+pub(crate) fn delete_route(
+    destination: IpNet,
+    protocol: flock_core::route::RouteProtocol,
+    ifindex: Option<u32>,
+    metric: u32,
+) -> Request {
+    let mut message = route(destination);
+    message.header.protocol = RouteProtocol::Other(protocol.number());
+    // Whatever its scope and kind.
+    message.header.scope = RouteScope::NoWhere;
+    message.header.kind = RouteType::Unspec;
+    message.attributes.extend(ifindex.map(RouteAttribute::Oif));
+    message.attributes.extend((metric > 0).then_some(RouteAttribute::Priority(metric)));
+    request("remove a route", 0, RouteNetlinkMessage::DelRoute(message))
+}
+
+/// The pod's way out for one address: default route via the gateway of its family, the address as the
+/// source unless the application chose one.
+pub(crate) fn pod_routes(ifindex: u32, source: IpAddr) -> Vec<Request> {
+    let via = |step, gateway: IpAddr| {
+        let mut message = route(if source.is_ipv6() { IpNet::V6(DEFAULT6) } else { IpNet::V4(DEFAULT4) });
+        message.header.protocol = RouteProtocol::Boot;
+        message.attributes.extend([
+            RouteAttribute::Gateway(gateway.into()),
+            RouteAttribute::Oif(ifindex),
+            RouteAttribute::PrefSource(source.into()),
+        ]);
+        write_route(step, message)
+    };
+    if source.is_ipv6() {
+        return vec![via("add the pod's IPv6 default route", GATEWAY6.into())];
+    }
+    let mut gateway = route(IpNet::from(IpAddr::V4(GATEWAY4)));
+    gateway.header.protocol = RouteProtocol::Boot;
+    gateway.header.scope = RouteScope::Link;
+    gateway.attributes.push(RouteAttribute::Oif(ifindex));
+    vec![
+        write_route("add the pod's route to its IPv4 gateway", gateway),
+        via("add the pod's IPv4 default route", GATEWAY4.into()),
+    ]
+}
+
+const DEFAULT6: ipnet::Ipv6Net = ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0);
+const DEFAULT4: ipnet::Ipv4Net = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0);
+
+fn without_statistics() -> LinkAttribute {
+    LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])
+}
+
+/// One link by name; ENODEV when there is none.
+pub(crate) fn get_link(ifname: &IfName) -> Request {
+    let attributes = vec![LinkAttribute::IfName(ifname.to_string()), without_statistics()];
+    request("look up an interface", 0, RouteNetlinkMessage::GetLink(link(0, attributes)))
+}
+
+/// One link by index.
+pub(crate) fn get_link_by_index(ifindex: u32) -> Request {
+    let message = link(ifindex, vec![without_statistics()]);
+    request("look up an interface", 0, RouteNetlinkMessage::GetLink(message))
+}
+
+/// All veths, or all links.
+pub(crate) fn dump_links(veths_only: bool) -> Request {
+    let mut message = link(0, vec![without_statistics()]);
+    if veths_only {
+        message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]));
+    }
+    request("list the interfaces", 0, RouteNetlinkMessage::GetLink(message))
+}
+
+/// Addresses of both families, of one interface unless 0.
+pub(crate) fn dump_addresses(ifindex: u32) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.index = ifindex;
+    request("list the addresses", 0, RouteNetlinkMessage::GetAddress(message))
+}
+
+/// Neighbours of both families on one interface.
+pub(crate) fn dump_neighbours(ifindex: u32) -> Request {
+    let mut message = NeighbourMessage::default();
+    message.attributes = vec![NeighbourAttribute::IfIndex(ifindex)];
+    request("list the neighbours", 0, RouteNetlinkMessage::GetNeighbour(message))
+}
+
+/// Routes of the main table: those of one protocol, or through one interface, or all.
+pub(crate) fn dump_routes(ipv6: bool, protocol: Option<u8>, ifindex: Option<u32>) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = protocol.map_or(RouteProtocol::Unspec, RouteProtocol::from);
+    message.attributes.extend(ifindex.map(RouteAttribute::Oif));
+    request("list the routes", 0, RouteNetlinkMessage::GetRoute(message))
+}
+
+/// The route a packet to `destination` would take.
+pub(crate) fn get_route(destination: IpAddr) -> Request {
+    let host = IpNet::from(destination);
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(&destination);
+    message.header.destination_prefix_length = host.prefix_len();
+    message.attributes = vec![RouteAttribute::Destination(destination.into())];
+    request("look up a route", 0, RouteNetlinkMessage::GetRoute(message))
+}
