@@ -76,6 +76,8 @@ pub struct AddResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Interface {
     name: String,
+    /// Left out where the agent does not know it.
+    #[serde(skip_serializing_if = "String::is_empty")]
     mac: String,
     /// Bytes; from 1.1.0 on.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -122,8 +122,9 @@ fn configuration() -> impl Strategy<Value = Value> {
 fn reply() -> impl Strategy<Value = Result<Reply, RpcError>> {
     let ip = (any::<std::net::IpAddr>(), any::<std::net::IpAddr>())
         .prop_map(|(address, gateway)| AddedIp { address, gateway });
-    let added = (any::<u32>(), prop::collection::vec(ip, 0..4)).prop_map(|(mtu, ips)| {
-        let mac = "02:00:5e:00:53:01".to_owned();
+    let mac = prop::sample::select(vec!["02:00:5e:00:53:01", ""]);
+    let added = (any::<u32>(), mac, prop::collection::vec(ip, 0..4)).prop_map(|(mtu, mac, ips)| {
+        let mac = mac.to_owned();
         Reply::Added(Added { host_ifname: "flock0".into(), host_mac: mac.clone(), pod_mac: mac, mtu, ips })
     });
     let failure = (any::<u32>(), ".{0,30}", ".{0,30}")
