@@ -1,4 +1,5 @@
 //! Contract suites: what fakes and real adapters alike keep to.
 
+pub mod netlink;
 pub mod pod_source;
 pub mod routing;

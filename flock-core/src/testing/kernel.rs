@@ -433,3 +433,6 @@ fn as_alias_keeps(identity: &LinkIdentity) -> LinkIdentity {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests;
