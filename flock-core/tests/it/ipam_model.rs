@@ -355,8 +355,6 @@ fn compare(ipam: &Ipam, model: &Model) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
     #[test]
     fn the_allocator_keeps_the_rules_of_the_contract(
         (pools, node) in pools(),
