@@ -65,18 +65,24 @@ struct Writer {
 
 impl BirdSocket {
     /// An adapter for the BIRD that was started with the configuration file `conf` and the control socket
-    /// `socket`. Nothing is touched before the first call.
-    pub fn new(conf: &Path, socket: &Path, timing: Timing) -> Result<Self, PathError> {
+    /// `socket`, with the default [`Timing`]. Nothing is touched before the first call.
+    pub fn new(conf: &Path, socket: &Path) -> Result<Self, PathError> {
         let mut candidate = conf.as_os_str().to_owned();
         candidate.push(".new");
         Ok(Self {
             conf: ConfPath::parse(conf)?,
             candidate: ConfPath::parse(Path::new(&candidate))?,
             socket: socket.to_owned(),
-            timing,
+            timing: Timing::default(),
             newest: std::sync::Mutex::default(),
             writer: Mutex::default(),
         })
+    }
+
+    /// The same with another timing.
+    #[must_use]
+    pub fn with_timing(self, timing: Timing) -> Self {
+        Self { timing, ..self }
     }
 
     fn newest(&self) -> std::sync::MutexGuard<'_, String> {

@@ -49,7 +49,7 @@ impl RealBird {
             refusing: AtomicBool::new(false),
         });
         std::fs::write(&relay.broken, "protocol nonsense;").unwrap();
-        let adapter = BirdSocket::new(&bird.conf(), &relay.front, TIMING).unwrap();
+        let adapter = BirdSocket::new(&bird.conf(), &relay.front).unwrap().with_timing(TIMING);
         let bench = Self { relay, listening: Mutex::default(), adapter, bird, _netns: netns };
         bench.cut_off(false).await;
         bench

@@ -86,7 +86,7 @@ impl Server {
     }
 
     pub(crate) fn adapter(&self, timing: Timing) -> BirdSocket {
-        BirdSocket::new(&self.conf(), &self.socket(), timing).unwrap()
+        BirdSocket::new(&self.conf(), &self.socket()).unwrap().with_timing(timing)
     }
 
     /// Every command but the greeting, in order. The directory in them is written `DIR`.

@@ -120,7 +120,7 @@ impl Bird {
 
     /// The adapter for it, patient and without pauses between changes.
     pub(crate) fn adapter(&self) -> BirdSocket {
-        BirdSocket::new(&self.conf(), &self.socket(), TIMING).unwrap()
+        BirdSocket::new(&self.conf(), &self.socket()).unwrap().with_timing(TIMING)
     }
 
     pub(crate) async fn client(&self) -> Client {

@@ -144,7 +144,7 @@ async fn a_text_refused_after_the_check_does_not_stay_in_place() {
 async fn without_bird_the_file_is_put_in_place_for_its_start() {
     let server = Server::start(healthy);
     let nobody = server.dir.path().join("nobody.ctl");
-    let routing = flock_bird::BirdSocket::new(&server.conf(), &nobody, PATIENT).unwrap();
+    let routing = flock_bird::BirdSocket::new(&server.conf(), &nobody).unwrap().with_timing(PATIENT);
     for n in [1, 2] {
         assert_eq!(routing.apply(&config(n)).await.unwrap_err().label(), "bird_unreachable");
         assert_eq!(file(&server), text(n));
@@ -159,7 +159,7 @@ async fn without_bird_the_file_is_put_in_place_for_its_start() {
 async fn a_directory_that_cannot_be_written_is_told_with_its_path() {
     let server = Server::start(healthy);
     let conf = server.dir.path().join("missing/bird.conf");
-    let routing = flock_bird::BirdSocket::new(&conf, &server.socket(), PATIENT).unwrap();
+    let routing = flock_bird::BirdSocket::new(&conf, &server.socket()).unwrap().with_timing(PATIENT);
     let error = routing.apply(&config(1)).await.unwrap_err();
     assert_eq!(error.label(), "bird_write");
     assert!(error.to_string().contains("missing/bird.conf.new"), "{error}");
