@@ -7,9 +7,11 @@ mod kernel;
 mod require;
 mod routing;
 mod status;
+mod store;
 
 pub use cluster::{FakePodSource, pod_view};
 pub use kernel::{FakeKernel, KernelCall};
 pub use require::require;
 pub use routing::{FakeRouting, routing_examples, routing_peer};
 pub use status::FakeStatusSink;
+pub use store::FakeStore;

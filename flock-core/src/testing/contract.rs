@@ -3,3 +3,4 @@
 pub mod netlink;
 pub mod pod_source;
 pub mod routing;
+pub mod store;
