@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// `spec` of a NodeConfig as an operator writes it (interfaces.md section 2). Everything is text, so that
+/// `spec` of a NodeConfig as an operator writes it. Everything is text, so that
 /// one pass can report every problem.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -59,7 +59,7 @@ pub struct PeerSpec {
     pub asn: u64,
 }
 
-/// One entry of `spec.claims` (interfaces.md section 8).
+/// One entry of `spec.claims`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClaimSpec {
