@@ -31,6 +31,7 @@ pub(crate) fn read() -> Result<Vec<ObservedRoute>, NetlinkError> {
 }
 
 fn ifname(index: u32) -> Option<IfName> {
+    // Of an interface that is gone nix 0.31 says that its name is empty; that does not parse.
     IfName::parse(if_indextoname(index).ok()?.to_str().ok()?).ok()
 }
 

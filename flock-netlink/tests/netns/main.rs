@@ -1,1 +1,6 @@
-//! The kernel adapter in real network namespaces.
+//! The kernel adapter in real network namespaces. Every test unshares a node of its own, so nothing of it
+//! is left when its threads have ended.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod contract;
+mod world;
