@@ -156,6 +156,50 @@ async fn a_peer_added_or_removed_does_not_touch_the_other_sessions() {
 }
 
 #[tokio::test]
+async fn routes_stay_over_a_graceful_restart_and_go_with_down() {
+    if !capable() {
+        return;
+    }
+    let mut pair = Pair::start(DIRECT).await;
+    let routing = pair.node_bird.adapter();
+    let peers = vec![direct("2001:db8:0:a::1", "2001:db8:0:a::2"), direct("192.0.2.1", "192.0.2.2")];
+    routing.apply(&config(peers)).await.unwrap();
+    pair.all_established(&routing).await;
+    pair.node.ip("route add unreachable 2001:db8:f001::/64 proto 117");
+    pair.node.ip("route add unreachable 198.51.100.0/25 proto 117");
+    pair.router_learns(&["2001:db8:f001::/64", "198.51.100.0/25"]).await;
+
+    let history = pair.node_bird.dir().join("history");
+    let mut monitor = pair.router.command("ip");
+    let mut monitor =
+        monitor.args(["monitor", "route"]).stdout(std::fs::File::create(&history).unwrap()).spawn().unwrap();
+    eventually("the monitor watches", async || {
+        pair.router.ip("route replace unreachable 203.0.113.0/24");
+        pair.router.ip("route del unreachable 203.0.113.0/24");
+        let seen = std::fs::read_to_string(&history).unwrap();
+        if seen.contains("Deleted unreachable 203.0.113.0/24") { Ok(()) } else { Err(seen) }
+    })
+    .await;
+    pair.node_bird.client().await.graceful_restart().await.unwrap();
+    pair.node_bird.start_again(&pair.node).await;
+    pair.all_established(&routing).await;
+    // What is announced now comes after everything the restart may have done.
+    pair.node.ip("route add unreachable 2001:db8:f002::/64 proto 117");
+    pair.node.ip("route add unreachable 198.51.100.128/25 proto 117");
+    let all = ["2001:db8:f001::/64", "198.51.100.0/25", "2001:db8:f002::/64", "198.51.100.128/25"];
+    pair.router_learns(&all).await;
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    let seen = std::fs::read_to_string(&history).unwrap();
+    let lost: Vec<&str> =
+        seen.lines().filter(|line| line.contains("Deleted") && line.contains("proto bird")).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+
+    pair.node_bird.client().await.down().await.unwrap();
+    pair.router_learns(&[]).await;
+}
+
+#[tokio::test]
 async fn a_peer_some_hops_away_gets_a_session_and_routes() {
     if !capable() {
         return;

@@ -94,16 +94,21 @@ impl Bird {
     pub(crate) async fn start(netns: &Netns, conf: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("bird.conf"), conf).unwrap();
-        let process = netns
-            .command("bird")
-            .current_dir(dir.path())
-            .args(["-f", "-c", "bird.conf", "-s", "bird.ctl"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let process = spawn(netns, dir.path(), &[]);
         let bird = Self { process, dir };
-        eventually("bird starts", async || Client::connect(&bird.socket(), TIMING.reply).await).await;
+        bird.answers().await;
         bird
+    }
+
+    /// Starts BIRD again with `-R` once it has ended, and waits until it answers.
+    pub(crate) async fn start_again(&mut self, netns: &Netns) {
+        assert!(self.process.wait().unwrap().success());
+        self.process = spawn(netns, self.dir(), &["-R"]);
+        self.answers().await;
+    }
+
+    async fn answers(&self) {
+        eventually("bird answers", async || Client::connect(&self.socket(), TIMING.reply).await).await;
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -126,6 +131,12 @@ impl Bird {
     pub(crate) async fn client(&self) -> Client {
         Client::connect(&self.socket(), TIMING.reply).await.unwrap()
     }
+}
+
+fn spawn(netns: &Netns, dir: &Path, more: &[&str]) -> Child {
+    let mut command = netns.command("bird");
+    command.current_dir(dir).args(["-f", "-c", "bird.conf", "-s", "bird.ctl"]).args(more);
+    command.stderr(Stdio::null()).spawn().unwrap()
 }
 
 impl Drop for Bird {
