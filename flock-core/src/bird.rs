@@ -1,6 +1,8 @@
-//! What BIRD should run: from a node's configuration to a [`RoutingConfig`], and from that to the text
-//! of bird.conf. BIRD learns what to announce from marked kernel routes, so the text holds peers only and
+//! What BIRD should run: from a node's configuration to a [`RoutingConfig`], and from that to the text of
+//! bird.conf. BIRD learns what to announce from marked kernel routes, so the text holds peers only and
 //! changes only when they do.
+//!
+//! [`RoutingConfig`]: crate::ports::RoutingConfig
 //!
 //! ```
 //! # use flock_core::{bird, ports::{RoutingConfig, RoutingPeer}};
