@@ -1,0 +1,111 @@
+//! The command line (interfaces.md section 12). Every flag also reads an environment variable.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::bird::BirdArgs;
+
+/// The node agent of flock: gives pods addresses and links, and tells the network where they are.
+#[derive(Debug, Parser)]
+#[command(name = "flock-agent", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit status: 0 success; 1 the command failed; 2 the command line is wrong.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the plugin on this node until SIGTERM; routes, links and addresses stay when it ends.
+    Run(RunArgs),
+    /// Run BIRD: bootstrap configuration, graceful restart on SIGTERM, exit when BIRD exits.
+    Bird(BirdArgs),
+    /// Show what the agent of this node knows: sessions, pools, pods.
+    Status(StatusArgs),
+    /// Print the version.
+    Version,
+}
+
+/// Arguments of `flock-agent run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Name of this node, as in `metadata.name` of its NodeConfig.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: String,
+    /// Directory of NodeConfig, Pod and Namespace manifests (*.yaml, *.yml, *.json), watched for changes.
+    #[arg(long, env = "FLOCK_MANIFESTS", value_name = "DIR")]
+    pub(crate) manifests: PathBuf,
+    /// Unix socket the plugin connects to; root only.
+    #[arg(long, env = "FLOCK_SOCKET", value_name = "PATH", default_value = flock_cni::wire::DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// File that keeps the allocations over a crash.
+    #[arg(long, env = "FLOCK_STATE", value_name = "PATH", default_value = "/var/lib/flock/allocations.json")]
+    pub(crate) state: PathBuf,
+    /// Configuration file of BIRD, written here.
+    #[arg(long, env = "FLOCK_BIRD_CONF", value_name = "PATH", default_value = "/run/flock/bird.conf")]
+    pub(crate) bird_conf: PathBuf,
+    /// Control socket of BIRD.
+    #[arg(long, env = "FLOCK_BIRD_SOCKET", value_name = "PATH", default_value = "/run/flock/bird.ctl")]
+    pub(crate) bird_socket: PathBuf,
+    /// MTU of pods in bytes; the uplink's where not given.
+    #[arg(long, env = "FLOCK_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    pub(crate) mtu: Option<u32>,
+    /// Form of the log on standard error; RUST_LOG sets its level.
+    #[arg(long, env = "FLOCK_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One readable line per event.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Arguments of `flock-agent status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Socket of the agent.
+    #[arg(long, env = "FLOCK_SOCKET", value_name = "PATH", default_value = flock_cni::wire::DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// Form of the output.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: OutputFormat,
+}
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// Aligned columns for people.
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_reads_the_environment_and_has_help() {
+        for command in Cli::command().get_subcommands() {
+            for argument in command
+                .get_arguments()
+                .filter(|a| !["help", "version", "output"].contains(&a.get_id().as_str()))
+            {
+                assert!(argument.get_env().is_some(), "{} {}", command.get_name(), argument.get_id());
+                assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
+            }
+        }
+    }
+}

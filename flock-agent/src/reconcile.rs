@@ -1,0 +1,173 @@
+//! The loops that keep the kernel and BIRD at what they should be. Level-triggered: a wake only says
+//! "look again", and a slow tick looks anyway. Routes and BIRD have a loop each, so that a BIRD that does
+//! not answer delays no route.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flock_core::app::{Configured, Node, RoutesSynced};
+use flock_core::ports::{Applied, PodSource, Retry};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::clock;
+
+/// How often everything is looked at without being asked.
+const RESYNC: Duration = Duration::from_secs(10);
+
+/// First and last delay before a failed pass is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// The loops, until they are stopped.
+pub(crate) struct Loops(JoinSet<()>);
+
+impl Loops {
+    /// Waits for the loops, which end when the stop signal they were given turns true.
+    pub(crate) async fn finish(mut self) {
+        while self.0.join_next().await.is_some() {}
+    }
+}
+
+/// Starts the loops.
+pub(crate) fn start(node: &Arc<Node>, pods: &Arc<dyn PodSource>, stop: &watch::Receiver<bool>) -> Loops {
+    let mut loops = JoinSet::new();
+    // Configuration first, once, so that a runtime that calls at once is not sent away.
+    take_config(node);
+    let (config, changed) = watch::channel(0_u64);
+    loops.spawn(until(stop, routes(Arc::clone(node), Arc::clone(pods), config)));
+    loops.spawn(until(stop, routing(Arc::clone(node), changed)));
+    Loops(loops)
+}
+
+/// Runs `work` until the signal to stop. A pass that is cut off is safe: the next run starts over.
+fn until(
+    stop: &watch::Receiver<bool>,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = ()> + use<> {
+    let mut stop = stop.clone();
+    async move {
+        tokio::select! {
+            () = work => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+    }
+}
+
+/// Follows the pod source and local changes: configuration, then routes.
+async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender<u64>) {
+    let mut local = node.changes();
+    let mut backoff = Backoff::default();
+    loop {
+        let seen = pods.snapshot().revision;
+        local.mark_unchanged();
+        if take_config(&node) {
+            config.send_modify(|version| *version = version.wrapping_add(1));
+        }
+        let wait = match node.sync_routes().await {
+            Ok(outcome) => {
+                log_routes(&outcome);
+                backoff.reset();
+                RESYNC
+            }
+            Err(error) => {
+                let wait = backoff.next();
+                tracing::error!(op = "sync_routes", %error, retry_ms = wait.as_millis(), "routes may be wrong");
+                wait
+            }
+        };
+        tokio::select! {
+            _ = pods.changed(seen) => {}
+            _ = local.changed() => {}
+            () = tokio::time::sleep(wait) => verify_node(&node).await,
+        }
+    }
+}
+
+/// Keeps BIRD on its peers and publishes the state of the node.
+async fn routing(node: Arc<Node>, mut config: watch::Receiver<u64>) {
+    let mut backoff = Backoff::default();
+    let mut reported = None;
+    loop {
+        config.mark_unchanged();
+        let wait = match node.sync_routing().await {
+            Ok(applied) => {
+                if applied == Some(Applied::Reconfigured) {
+                    tracing::info!("BIRD runs the configured peers");
+                }
+                reported = None;
+                backoff.reset();
+                RESYNC
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if reported.as_ref() != Some(&text) {
+                    tracing::warn!(op = "sync_routing", %error, "BIRD does not run the configured peers yet");
+                    reported = Some(text);
+                }
+                // What is refused is refused again; the resync still looks.
+                if error.retry() == Retry::Never { RESYNC } else { backoff.next() }
+            }
+        };
+        if let Err(error) = node.publish(clock::now()).await {
+            tracing::warn!(op = "publish", %error, "the status is out of date");
+        }
+        tokio::select! {
+            _ = config.changed() => {}
+            () = tokio::time::sleep_until(Instant::now() + wait) => {}
+        }
+    }
+}
+
+/// Takes over the configuration of the latest view; true if another one is in force now.
+fn take_config(node: &Node) -> bool {
+    match node.sync_config() {
+        Configured::Unchanged => false,
+        Configured::Changed => {
+            tracing::info!("the NodeConfig is in force");
+            true
+        }
+        Configured::Refused(reason) => {
+            tracing::error!(reason, "the NodeConfig is refused; the last good one stays in force");
+            false
+        }
+        Configured::Missing => {
+            tracing::error!("the NodeConfig is gone; the last good one stays in force");
+            false
+        }
+    }
+}
+
+async fn verify_node(node: &Node) {
+    match node.sync_node().await {
+        Ok(notices) => notices.iter().for_each(|notice| tracing::warn!("{notice}")),
+        Err(error) => tracing::error!(op = "verify_node", %error, "forwarding may be off"),
+    }
+    if let Err(error) = node.sync_facts().await {
+        tracing::warn!(op = "read_node", %error, "addresses of the node may be out of date");
+    }
+}
+
+fn log_routes(outcome: &RoutesSynced) {
+    if let RoutesSynced::Done(diff) = outcome
+        && !diff.is_empty()
+    {
+        tracing::info!(written = diff.replace.len(), removed = diff.remove.len(), "routes changed");
+    }
+}
+
+/// Doubles from the first delay to the last.
+#[derive(Default)]
+struct Backoff(Option<Duration>);
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let next = self.0.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
+        self.0 = Some(next);
+        next
+    }
+
+    fn reset(&mut self) {
+        self.0 = None;
+    }
+}

@@ -1,0 +1,47 @@
+//! `flock-agent run`: adapters, use cases and loops, put together.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use flock_bird::BirdSocket;
+use flock_core::app::{Node, Ports, Settings};
+use flock_core::ids::NodeName;
+use flock_k8s::ManifestPodSource;
+use flock_netlink::KernelNetlink;
+
+use crate::args::RunArgs;
+use crate::log_status::LogStatus;
+use crate::server::Server;
+use crate::store::FileStore;
+use crate::{clock, reconcile, shutdown};
+
+/// Serves until a signal says stop.
+pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let stop = shutdown::on_signal().context("cannot listen for signals")?;
+    let node = NodeName::parse(&args.node_name).context("--node-name")?;
+    let pods = ManifestPodSource::open(args.manifests.clone(), node.clone())
+        .with_context(|| format!("cannot watch {}", args.manifests.display()))?;
+    let routing = BirdSocket::new(&args.bird_conf, &args.bird_socket).context("cannot use BIRD")?;
+    let ports = Ports {
+        netlink: Arc::new(KernelNetlink::new().context("cannot open rtnetlink")?),
+        pods: Arc::new(pods),
+        routing: Arc::new(routing),
+        status: Arc::new(LogStatus::default()),
+        store: Arc::new(FileStore::open(&args.state).context("cannot open the state file")?),
+    };
+    let settings = Settings { node, boot_id: clock::boot_id()?, mtu: args.mtu };
+    let (node, notices) = Node::start(settings, ports.clone(), clock::now()).await.context("cannot start")?;
+    for notice in notices {
+        tracing::info!("{notice}");
+    }
+    let node = Arc::new(node);
+    let loops = reconcile::start(&node, &ports.pods, &stop);
+    let server =
+        Server::bind(&args.socket).with_context(|| format!("cannot listen on {}", args.socket.display()))?;
+    tracing::info!(node = %node.name(), socket = %args.socket.display(), "serving");
+    server.serve(node, stop).await;
+    loops.finish().await;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}

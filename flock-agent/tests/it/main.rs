@@ -1,0 +1,6 @@
+//! The agent as a process: what it serves, what it survives, what it leaves.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod bird;
+mod harness;
+mod serve;
