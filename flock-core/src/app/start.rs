@@ -29,7 +29,7 @@ impl Node {
         let facts = ports.netlink.node().await?;
         let saved = match ports.store.load().await {
             Ok(snapshot) => snapshot,
-            // The store has set the file aside. Links know their addresses, so the node goes on.
+            // The store keeps the file aside. Links know their addresses, so the node goes on.
             Err(error @ StoreError::Corrupt { .. }) => {
                 notices.push(format!("{error}; allocations are rebuilt from the kernel"));
                 None
@@ -37,8 +37,9 @@ impl Node {
             Err(error) => return Err(error.into()),
         };
         let links = ports.netlink.attachments().await?;
+        let generation = saved.as_ref().map_or(0, |snapshot| snapshot.generation);
         let ipam = take_over(saved, &links, &settings.boot_id, now, &mut notices)?;
-        let state = Mutex::new(State { ipam, facts, ..State::default() });
+        let state = Mutex::new(State { ipam, saved: generation, facts, ..State::default() });
         let node = Self {
             settings,
             ports,
@@ -63,7 +64,9 @@ fn take_over(
         Some(snapshot) => {
             notices
                 .push(format!("the node was rebooted: {} allocations dropped", snapshot.allocations.len()));
-            Ipam::default()
+            // Newer than what is saved, so that it is written.
+            let generation = snapshot.generation.saturating_add(1);
+            Ipam::restore(Snapshot { version: Snapshot::VERSION, generation, ..Snapshot::default() })?
         }
         None => Ipam::default(),
     };

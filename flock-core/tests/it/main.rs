@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod annotation;
+mod app;
 mod config;
 mod family;
 mod ipam;
