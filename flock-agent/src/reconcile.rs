@@ -35,22 +35,16 @@ pub(crate) fn start(node: &Arc<Node>, pods: &Arc<dyn PodSource>, stop: &watch::R
     // Configuration first, once, so that a runtime that calls at once is not sent away.
     take_config(node);
     let (config, changed) = watch::channel(0_u64);
-    loops.spawn(until(stop, routes(Arc::clone(node), Arc::clone(pods), config)));
-    loops.spawn(until(stop, routing(Arc::clone(node), changed)));
+    loops.spawn(until(stop.clone(), routes(Arc::clone(node), Arc::clone(pods), config)));
+    loops.spawn(until(stop.clone(), routing(Arc::clone(node), changed)));
     Loops(loops)
 }
 
 /// Runs `work` until the signal to stop. A pass that is cut off is safe: the next run starts over.
-fn until(
-    stop: &watch::Receiver<bool>,
-    work: impl Future<Output = ()> + Send + 'static,
-) -> impl Future<Output = ()> + use<> {
-    let mut stop = stop.clone();
-    async move {
-        tokio::select! {
-            () = work => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        }
+async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = stop.wait_for(|stop| *stop) => {}
     }
 }
 

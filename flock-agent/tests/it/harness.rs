@@ -72,6 +72,8 @@ impl TestNode {
     pub(crate) fn new() -> Self {
         let netns = Netns::new();
         netns.output("ip", &["link", "set", "lo", "up"]);
+        // Nodes have an IPv4 address; without one the node itself has no source towards its pods.
+        netns.output("ip", &["address", "add", "192.0.2.10/32", "dev", "lo"]);
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("manifests")).unwrap();
         Self { netns, dir, agent: None }
