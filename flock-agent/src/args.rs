@@ -51,7 +51,7 @@ pub(crate) struct RunArgs {
     /// MTU of pods in bytes; the uplink's where not given.
     #[arg(long, env = "FLOCK_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub(crate) mtu: Option<u32>,
-    /// Form of the log on standard error; RUST_LOG sets its level.
+    /// Form of the log on standard error; `RUST_LOG` sets its level.
     #[arg(long, env = "FLOCK_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 }

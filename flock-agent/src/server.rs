@@ -257,9 +257,11 @@ async fn check(node: &Node, check: cni::Check) -> Result<(), Failure> {
 }
 
 async fn gc(node: &Node, gc: &cni::Gc) -> Result<(), Failure> {
-    match node.gc(&wire::keep(gc)?, clock::now()).await {
+    match node.gc(&wire::keep(gc), clock::now()).await {
         Ok(removed) => {
-            removed.iter().for_each(|attachment| tracing::info!(%attachment, op = "gc", "removed"));
+            for attachment in removed {
+                tracing::info!(%attachment, op = "gc", "removed");
+            }
             Ok(())
         }
         Err(error) => {

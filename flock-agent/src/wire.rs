@@ -47,8 +47,9 @@ pub(crate) fn check_request(wire: Check) -> Result<CheckRequest, Failure> {
     Ok(CheckRequest { netns: netns(&wire.netns)?, expected: wire.expected })
 }
 
-pub(crate) fn keep(wire: &Gc) -> Result<BTreeSet<AttachmentId>, Failure> {
-    wire.keep.iter().map(attachment).collect()
+/// What GC keeps. An entry that is no name of ours cannot be an attachment of ours: another plugin's.
+pub(crate) fn keep(wire: &Gc) -> BTreeSet<AttachmentId> {
+    wire.keep.iter().filter_map(|kept| attachment(kept).ok()).collect()
 }
 
 pub(crate) fn added(attached: &Attached) -> Added {

@@ -1,5 +1,5 @@
 //! The agent as a process: what it serves, what it survives, what it leaves.
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod bird;
 mod harness;
