@@ -2,6 +2,8 @@
 //! side, one for the pod's. Runs on a thread that ends in the pod's namespace.
 
 use std::io;
+use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
 
 use flock_core::ids::IfName;
 use flock_core::ports::{LinkState, NetlinkError, PodLink};
@@ -12,20 +14,27 @@ use nix::net::if_::if_nametoindex;
 
 use crate::alias;
 use crate::conn::{Conn, Request, errno, refused};
-use crate::inspect::{find_index, find_link, host_side, identity, is_dying, is_host_ifname, pod_side};
+use crate::inspect::{
+    RTN_LOCAL, find_index, find_link, host_side, identity, is_dying, is_host_ifname, pod_side,
+};
 use crate::netns::{Netns, NetnsId};
-use crate::reply::Link;
+use crate::reply::{Link, Route};
 use crate::request::{self, End, LOOPBACK};
 use crate::spec::{self, expected};
 
 /// How often something in the way is removed before giving up: more than once only in a race.
 const ATTEMPTS: usize = 4;
 
+/// How long the kernel may take to settle a new link: it looks at some events only every second.
+const SETTLE: Duration = Duration::from_millis(1500);
+const SETTLE_POLL: Duration = Duration::from_micros(20);
+
 /// What an attach came to.
 pub(crate) struct Attached {
     pub(crate) state: LinkState,
-    /// False when it was there already.
-    pub(crate) created: bool,
+    /// For one that was not there before: the connection to the host's namespace, which this thread has
+    /// left.
+    pub(crate) created: Option<Conn>,
 }
 
 /// Makes the attachment exist. On an error nothing of it is left.
@@ -37,29 +46,28 @@ pub(crate) fn attach(link: &PodLink, own: NetnsId) -> Result<Attached, NetlinkEr
     for _ in 0..ATTEMPTS {
         match create(&mut host, link, &ifname, &netns) {
             Ok(()) => {
-                let state = configure(&mut host, link, &ifname, &netns);
-                if state.is_err() {
-                    discard(&mut host, &ifname);
-                }
-                return state.map(|state| Attached { state, created: true });
+                return match configure(&mut host, link, &ifname, &netns) {
+                    Ok(state) => Ok(Attached { state, created: Some(host) }),
+                    Err(error) => {
+                        discard(&mut host, &ifname);
+                        Err(error)
+                    }
+                };
             }
             Err(error) if errno(&error) == Some(Errno::EEXIST) => refusal = Some(error),
             Err(error) => return Err(blame_netns(error, &netns)),
         }
         if let Some(state) = make_way(&mut host, link, &ifname, &netns)? {
-            return Ok(Attached { state, created: false });
+            return Ok(Attached { state, created: None });
         }
     }
     Err(refusal.unwrap_or_else(|| refused("create the veth pair")(Errno::EEXIST)))
 }
 
-/// Deletes a link nobody will ask for again. It is our own; that it may be gone is fine.
-pub(crate) fn discard(host: &mut Conn, ifname: &IfName) {
-    match host.run_all(vec![request::delete_link(ifname)]) {
-        Err(error) if errno(&error) != Some(Errno::ENODEV) => {
-            tracing::warn!(%ifname, %error, "a link that is of no use could not be deleted");
-        }
-        _ => {}
+/// Deletes a link that did not come about.
+fn discard(host: &mut Conn, ifname: &IfName) {
+    if let Err(error) = delete(host, ifname) {
+        tracing::warn!(%ifname, %error, "a link that did not come about could not be deleted");
     }
 }
 
@@ -91,7 +99,43 @@ fn configure(
     let inner = link.identity.attachment.ifname().as_str();
     let pod_ifindex = if_nametoindex(inner).map_err(refused("find the new pod interface"))?;
     run_enabling_ipv6(&mut pod, || pod_batch(link, pod_ifindex), &["all", "default", "lo", inner])?;
+    await_carrier(host, ifindex)?;
+    await_address(&mut pod, link.identity.addresses.v6)?;
     Ok(expected(link, ifindex))
+}
+
+/// The host's end went up when the pod's was still down. That it carries packets now the kernel notices in
+/// the background; until then it drops them, and routes through it count as dead. Looking at the link makes
+/// it notice at once (Linux 6.8); older ones take up to a second.
+fn await_carrier(host: &mut Conn, ifindex: u32) -> Result<(), NetlinkError> {
+    await_kernel("carry packets", || Ok(find_index(host, ifindex)?.is_none_or(|link| link.running)))
+}
+
+/// The kernel routes to a new IPv6 address of its own in the background too, even without duplicate
+/// address detection. A packet that comes before finds nobody.
+fn await_address(pod: &mut Conn, address: Option<Ipv6Addr>) -> Result<(), NetlinkError> {
+    let Some(address) = address else { return Ok(()) };
+    let lookup = request::get_route(address.into());
+    await_kernel("take packets", || {
+        Ok(pod.get(&lookup, Route::read)?.is_some_and(|route| route.kind == RTN_LOCAL))
+    })
+}
+
+/// Asks again until it is so. Mostly it is at once; what is not so after a second is not waited for, since
+/// the attachment is complete and only the kernel is slow.
+fn await_kernel(
+    what: &'static str,
+    mut is_so: impl FnMut() -> Result<bool, NetlinkError>,
+) -> Result<(), NetlinkError> {
+    let deadline = Instant::now() + SETTLE;
+    while !is_so()? {
+        if Instant::now() > deadline {
+            tracing::warn!("a new link does not {what} yet");
+            break;
+        }
+        std::thread::sleep(SETTLE_POLL);
+    }
+    Ok(())
 }
 
 fn host_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {

@@ -7,10 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use flock_core::ids::AttachmentId;
-use flock_core::ports::NetlinkError;
+use flock_core::ports::{LinkState, NetlinkError};
 use flock_core::route::{RouteProtocol, host_prefix};
 use nix::errno::Errno;
 
+use crate::attach::Attached;
 use crate::conn::{Conn, Request, errno};
 use crate::inspect::{find_link, identity, is_dying, is_ours, observed, routes_through};
 use crate::reply::Link;
@@ -24,16 +25,15 @@ const GATHER: Duration = Duration::from_millis(50);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Routes and neighbours go, the link goes down and waits to be deleted. True when there was a link.
-pub(crate) fn detach(attachment: &AttachmentId) -> Result<bool, NetlinkError> {
-    let mut conn = Conn::open()?;
+pub(crate) fn detach(conn: &mut Conn, attachment: &AttachmentId) -> Result<bool, NetlinkError> {
     let ifname = attachment.host_ifname();
-    let Some(link) = find_link(&mut conn, &ifname)?.filter(|link| !is_dying(link)) else { return Ok(false) };
+    let Some(link) = find_link(conn, &ifname)?.filter(|link| !is_dying(link)) else { return Ok(false) };
     // Setting the link down takes all of this with it, but the kernel does not tell everybody (BIRD) of
     // IPv4 routes that go that way.
     let mut batch = match identity(&link) {
         Some(identity) if identity.attachment != *attachment => return Ok(false),
         Some(identity) => identity.addresses.iter().flat_map(|address| forget(&link, address)).collect(),
-        None => forget_routes(&link)?,
+        None => forget_routes(conn, &link)?,
     };
     batch.push(request::retire(link.index));
     let is_gone = |refusal: &NetlinkError| {
@@ -53,16 +53,49 @@ fn forget(link: &Link, address: IpAddr) -> Vec<Request> {
 }
 
 /// For a link that does not say which addresses it has.
-fn forget_routes(link: &Link) -> Result<Vec<Request>, NetlinkError> {
-    let found = routes_through(&mut Conn::open_for_dumps()?, link.index, is_ours)?;
+fn forget_routes(conn: &mut Conn, link: &Link) -> Result<Vec<Request>, NetlinkError> {
+    let found = routes_through(conn, link.index, is_ours)?;
     let ours = found.iter().filter_map(|route| observed(route, |_| None));
     Ok(ours
         .map(|route| request::delete_route(route.destination, route.protocol, Some(link.index), route.metric))
         .collect())
 }
 
-/// Deletes retired links in the background, on a thread that ends with this.
-#[derive(Debug)]
+/// An attachment for somebody who may have given up and rolled back meanwhile, perhaps before there was
+/// anything: unless it is claimed, what was made for it is taken out of service again.
+pub(crate) struct Unclaimed {
+    attached: Attached,
+    attachment: AttachmentId,
+    reaper: Reaper,
+}
+
+impl Unclaimed {
+    pub(crate) fn new(attached: Attached, attachment: AttachmentId, reaper: Reaper) -> Self {
+        Self { attached, attachment, reaper }
+    }
+
+    /// Somebody has it.
+    pub(crate) fn claim(mut self) -> LinkState {
+        self.attached.created = None;
+        self.attached.state.clone()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        let Some(mut host) = self.attached.created.take() else { return };
+        match detach(&mut host, &self.attachment) {
+            Ok(true) => self.reaper.wake(),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(attachment = %self.attachment, %error, "a link nobody waits for stays");
+            }
+        }
+    }
+}
+
+/// Deletes retired links in the background, on a thread that ends with the last of these.
+#[derive(Debug, Clone)]
 pub(crate) struct Reaper(Sender<()>);
 
 impl Reaper {

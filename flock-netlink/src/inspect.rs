@@ -14,6 +14,7 @@ use crate::reply::{Address, Link, Neighbour, Route};
 use crate::request::{self, DYING_GROUP};
 
 pub(crate) const RTN_UNICAST: u8 = 1;
+pub(crate) const RTN_LOCAL: u8 = 2;
 pub(crate) const RTN_UNREACHABLE: u8 = 7;
 const RT_TABLE_MAIN: u32 = 254;
 const RT_SCOPE_LINK: u8 = 253;

@@ -36,7 +36,7 @@ use flock_core::ports::{DesiredRoutes, LinkState, Netlink, NetlinkError, NetnsPa
 use flock_core::route::RouteDiff;
 
 use crate::conn::Conn;
-use crate::detach::Reaper;
+use crate::detach::{Reaper, Unclaimed};
 use crate::netns::{Netns, NetnsId, on_thread};
 
 pub use crate::request::DYING_GROUP;
@@ -62,25 +62,17 @@ impl KernelNetlink {
 #[async_trait]
 impl Netlink for KernelNetlink {
     async fn attach(&self, link: &PodLink) -> Result<LinkState, NetlinkError> {
-        let (own, link) = (self.own, link.clone());
-        let ifname = link.identity.attachment.host_ifname();
-        let attached = on_thread(
-            move || attach::attach(&link, own),
-            move |attached| {
-                // Whoever asked has given up and rolled back, perhaps before the link was there.
-                if attached.created
-                    && let Ok(mut host) = Conn::open()
-                {
-                    attach::discard(&mut host, &ifname);
-                }
-            },
-        );
-        Ok(attached.await?.state)
+        let (own, link, reaper) = (self.own, link.clone(), self.reaper.clone());
+        let attached = on_thread(move || {
+            let attached = attach::attach(&link, own)?;
+            Ok(Unclaimed::new(attached, link.identity.attachment, reaper))
+        });
+        Ok(attached.await?.claim())
     }
 
     async fn detach(&self, attachment: &AttachmentId) -> Result<(), NetlinkError> {
         let attachment = attachment.clone();
-        if on_thread(move || detach::detach(&attachment), drop).await? {
+        if on_thread(move || detach::detach(&mut Conn::open()?, &attachment)).await? {
             self.reaper.wake();
         }
         Ok(())
@@ -92,18 +84,15 @@ impl Netlink for KernelNetlink {
         netns: Option<NetnsPath>,
     ) -> Result<Option<LinkState>, NetlinkError> {
         let (own, attachment) = (self.own, attachment.clone());
-        on_thread(
-            move || {
-                let netns = netns.and_then(|path| Netns::open(&path, own).ok());
-                inspect::inspect(&attachment, netns.as_ref())
-            },
-            drop,
-        )
+        on_thread(move || {
+            let netns = netns.and_then(|path| Netns::open(&path, own).ok());
+            inspect::inspect(&attachment, netns.as_ref())
+        })
         .await
     }
 
     async fn attachments(&self) -> Result<Vec<LinkState>, NetlinkError> {
-        let (links, dying) = on_thread(inspect::attachments, drop).await?;
+        let (links, dying) = on_thread(inspect::attachments).await?;
         if dying {
             self.reaper.wake();
         }
@@ -111,19 +100,19 @@ impl Netlink for KernelNetlink {
     }
 
     async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError> {
-        let observed = on_thread(routes::read, drop).await?;
+        let observed = on_thread(routes::read).await?;
         let plan = routes::plan(&desired(), &observed);
         if plan.diff.is_empty() {
             return Ok(plan.diff);
         }
-        on_thread(move || routes::apply(plan), drop).await
+        on_thread(move || routes::apply(plan)).await
     }
 
     async fn prepare_node(&self) -> Result<Vec<String>, NetlinkError> {
-        on_thread(|| sysctl::prepare(Path::new("/proc/sys/net")), drop).await
+        on_thread(|| sysctl::prepare(Path::new("/proc/sys/net"))).await
     }
 
     async fn node(&self) -> Result<NodeFacts, NetlinkError> {
-        on_thread(node::facts, drop).await
+        on_thread(node::facts).await
     }
 }

@@ -77,20 +77,15 @@ impl Netns {
     }
 }
 
-/// Runs `work` on a thread of its own in the namespace of the caller. When the caller has gone away
-/// meanwhile, `abandoned` gets the result.
+/// Runs `work` on a thread of its own in the namespace of the caller. It runs to its end even when the
+/// caller goes away; then the result is dropped.
 pub(crate) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NetlinkError> + Send + 'static,
-    abandoned: impl FnOnce(T) + Send + 'static,
 ) -> Result<T, NetlinkError> {
     let (reply, answer) = oneshot::channel();
     std::thread::Builder::new()
         .name("flock-netlink".to_owned())
-        .spawn(move || {
-            if let Err(Ok(unwanted)) = reply.send(work()) {
-                abandoned(unwanted);
-            }
-        })
+        .spawn(move || drop(reply.send(work())))
         .map_err(no_thread)?;
     answer.await.unwrap_or_else(|_| Err(lost()))
 }

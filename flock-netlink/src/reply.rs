@@ -108,6 +108,8 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) mac: Mac,
     pub(crate) mtu: u32,
+    /// Carries packets: the operational state is up (RFC 2863).
+    pub(crate) running: bool,
     pub(crate) group: u32,
     /// Index of the other end of a veth, in the other end's namespace.
     pub(crate) peer: Option<u32>,
@@ -117,6 +119,7 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn read(message: &Message<'_>) -> Option<Self> {
         const IFF_UP: u32 = 1;
+        const IF_OPER_UP: &[u8] = &[6];
         let payload = (message.kind == RTM_NEWLINK).then_some(message.payload)?;
         let up = u32_at(payload, 8)? & IFF_UP != 0;
         let mut link = Self { index: u32_at(payload, 4)?, up, ..Self::default() };
@@ -126,6 +129,7 @@ impl Link {
                 3 => link.name = String::from_utf8_lossy(without_nul(value)).into_owned(),
                 4 => link.mtu = u32_at(value, 0)?,
                 5 => link.peer = u32_at(value, 0),
+                16 => link.running = value == IF_OPER_UP,
                 20 => link.alias = Some(without_nul(value).to_vec()),
                 27 => link.group = u32_at(value, 0)?,
                 _ => {}

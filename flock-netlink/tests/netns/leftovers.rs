@@ -1,0 +1,229 @@
+//! Crashes, collisions, crowds: what is left, and what is not.
+
+use std::collections::BTreeSet;
+use std::task::Poll;
+
+use flock_core::ids::{AttachmentId, IfName};
+use flock_core::ports::{Netlink, NetlinkError, NetnsPath, PodLink};
+use flock_core::route::RouteSet;
+use flock_core::testing::contract::netlink::NetlinkWorld;
+use flock_netlink::{DYING_GROUP, KernelNetlink};
+use futures::future::join_all;
+use nix::sys::stat::Mode;
+use rtnetlink::LinkVeth;
+use rtnetlink::packet_route::link::LinkAttribute;
+
+use crate::world::{World, edit, eventually, index_of, on_node, set_link};
+
+fn ids(links: &[PodLink]) -> BTreeSet<AttachmentId> {
+    links.iter().map(|link| link.identity.attachment.clone()).collect()
+}
+
+#[test]
+fn fifty_at_once_come_and_go() {
+    on_node(async |world| {
+        let pods: Vec<PodLink> = (1..=50)
+            .map(|n| {
+                world.pod(
+                    &format!("pod-{n}"),
+                    Some(&format!("2001:db8::{n:x}")),
+                    Some(&format!("192.0.2.{n}")),
+                )
+            })
+            .collect();
+        let states = join_all(pods.iter().map(|link| world.kernel.attach(link))).await;
+        for (link, state) in pods.iter().zip(states) {
+            let netns = Some(link.netns.clone());
+            let found = world.kernel.inspect(&link.identity.attachment, netns).await.unwrap();
+            assert_eq!(found, Some(state.unwrap()));
+        }
+        let listed = world.kernel.attachments().await.unwrap();
+        let listed: BTreeSet<_> = listed.into_iter().map(|link| link.identity.unwrap().attachment).collect();
+        assert_eq!(listed, ids(&pods));
+        assert_eq!(world.routes().await.iter().filter(|(_, protocol, _)| *protocol == 117).count(), 100);
+
+        join_all(pods.iter().map(|link| world.detach(link))).await;
+        assert_eq!(world.routes().await.len(), 0);
+        assert_eq!(world.kernel.attachments().await.unwrap(), []);
+        for link in &pods {
+            World::until_gone(&link.identity.attachment.host_ifname());
+        }
+    });
+}
+
+#[test]
+fn attaches_and_detaches_of_different_pods_may_cross() {
+    on_node(async |world| {
+        let pods: Vec<PodLink> = (1..=20)
+            .map(|n| world.pod(&format!("pod-{n}"), Some(&format!("2001:db8::{n:x}")), None))
+            .collect();
+        let (stay, go) = pods.split_at(10);
+        join_all(go.iter().map(|link| async { world.kernel.attach(link).await.unwrap() })).await;
+        let coming = stay.iter().map(|link| async { drop(world.kernel.attach(link).await.unwrap()) });
+        futures::join!(join_all(coming), join_all(go.iter().map(|link| world.detach(link))));
+        for link in go {
+            World::until_gone(&link.identity.attachment.host_ifname());
+        }
+        let listed = world.kernel.attachments().await.unwrap();
+        let listed: BTreeSet<_> = listed.into_iter().map(|link| link.identity.unwrap().attachment).collect();
+        assert_eq!(listed, ids(stay));
+    });
+}
+
+#[test]
+fn a_link_that_waits_to_be_deleted_is_deleted_after_a_restart() {
+    on_node(async |world| {
+        let link = world.pod("a", Some("2001:db8::1"), None);
+        let ifname = world.kernel.attach(&link).await.unwrap().host.ifname;
+        set_link(&ifname, LinkAttribute::Group(DYING_GROUP));
+        assert_eq!(world.kernel.inspect(&link.identity.attachment, None).await.unwrap(), None);
+        let _restarted = KernelNetlink::new().unwrap();
+        World::until_gone(&ifname);
+    });
+}
+
+#[test]
+fn a_link_that_waits_to_be_deleted_is_deleted_when_it_is_seen() {
+    on_node(async |world| {
+        let link = world.pod("a", Some("2001:db8::1"), None);
+        let ifname = world.kernel.attach(&link).await.unwrap().host.ifname;
+        set_link(&ifname, LinkAttribute::Group(DYING_GROUP));
+        assert_eq!(world.kernel.attachments().await.unwrap(), []);
+        World::until_gone(&ifname);
+    });
+}
+
+#[test]
+fn a_link_that_waits_to_be_deleted_makes_way_for_the_same_attachment() {
+    on_node(async |world| {
+        let link = world.pod("a", Some("2001:db8::1"), None);
+        let first = world.kernel.attach(&link).await.unwrap();
+        set_link(&first.host.ifname, LinkAttribute::Group(DYING_GROUP));
+        let second = world.kernel.attach(&link).await.unwrap();
+        let netns = Some(link.netns.clone());
+        assert_eq!(world.kernel.inspect(&link.identity.attachment, netns).await.unwrap(), Some(second));
+    });
+}
+
+#[test]
+fn a_strange_link_under_our_name_makes_way() {
+    on_node(async |world| {
+        let link = world.pod("a", Some("2001:db8::1"), None);
+        let ifname = link.identity.attachment.host_ifname();
+        edit(None, async |handle| {
+            handle.link().add(LinkVeth::new(ifname.as_str(), "strange").build()).execute().await.unwrap();
+        });
+        let state = world.kernel.attach(&link).await.unwrap();
+        assert_eq!(state.identity, Some(link.identity));
+        assert_eq!(index_of("strange"), None);
+    });
+}
+
+#[test]
+fn links_of_others_are_not_listed_and_not_deleted() {
+    on_node(async |world| {
+        edit(None, async |handle| {
+            handle.link().add(LinkVeth::new("veth0", "flock-bridge").build()).execute().await.unwrap();
+        });
+        set_link(
+            &IfName::parse("veth0").unwrap(),
+            LinkAttribute::IfAlias("flock1 a eth0 . . . .".to_owned()),
+        );
+        assert_eq!(world.kernel.attachments().await.unwrap(), []);
+        let link = world.pod("a", Some("2001:db8::1"), None);
+        world.kernel.attach(&link).await.unwrap();
+        world.detach(&link).await;
+        World::until_gone(&link.identity.attachment.host_ifname());
+        assert!(index_of("veth0").is_some() && index_of("flock-bridge").is_some());
+    });
+}
+
+#[test]
+fn an_alias_about_another_link_says_nothing() {
+    on_node(async |world| {
+        let link = world.pod("a", Some("2001:db8::1"), None);
+        let ifname = world.kernel.attach(&link).await.unwrap().host.ifname;
+        set_link(&ifname, LinkAttribute::IfAlias("flock1 b eth0 . . . .".to_owned()));
+        assert_eq!(world.kernel.attachments().await.unwrap()[0].identity, None);
+        assert_eq!(world.kernel.attach(&link).await.unwrap().identity, Some(link.identity));
+    });
+}
+
+#[test]
+fn an_attach_nobody_waits_for_leaves_nothing() {
+    on_node(async |world| {
+        let link = world.pod("a", Some("2001:db8::1"), Some("192.0.2.1"));
+        let ifname = link.identity.attachment.host_ifname();
+        {
+            let mut attach = Box::pin(world.kernel.attach(&link));
+            assert!(matches!(futures::poll!(attach.as_mut()), Poll::Pending));
+            eventually("the link is being made", || index_of(ifname.as_str()).is_some());
+        }
+        World::until_gone(&ifname);
+        assert_eq!(world.routes().await.len(), 0);
+    });
+}
+
+#[test]
+fn what_is_no_network_namespace_of_a_pod_is_refused() {
+    on_node(async |world| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("file"), "").unwrap();
+        nix::unistd::mkfifo(path("pipe").as_str(), Mode::S_IRWXU).unwrap();
+        let refused = [
+            (path("missing"), "No such file"),
+            (path("file"), "Invalid argument"),
+            (path("pipe"), "Invalid argument"),
+            ("/proc/thread-self/ns/mnt".to_owned(), "Invalid argument"),
+            ("/proc/thread-self/ns/net".to_owned(), "it is the node's own"),
+        ];
+        for (path, reason) in refused {
+            let link = PodLink {
+                netns: NetnsPath::parse(&path).unwrap(),
+                ..world.pod("a", Some("2001:db8::1"), None)
+            };
+            let error = world.kernel.attach(&link).await.unwrap_err();
+            assert!(matches!(error, NetlinkError::Netns { .. }), "{path}: {error}");
+            assert!(error.to_string().contains(reason), "{path}: {error}");
+            assert_eq!(
+                world.kernel.inspect(&link.identity.attachment, Some(link.netns)).await.unwrap(),
+                None
+            );
+        }
+    });
+}
+
+#[test]
+fn a_pod_that_cannot_be_finished_leaves_nothing_and_says_why() {
+    on_node(async |world| {
+        let link = world.pod("a", Some("ff05::1"), Some("192.0.2.1"));
+        let error = world.kernel.attach(&link).await.unwrap_err();
+        let reason = "Cannot assign multicast address without \"IFA_F_MCAUTOJOIN\" flag";
+        let text = error.to_string();
+        assert!(text.starts_with("kernel refused to add an address to the pod: "), "{text}");
+        assert!(text.contains(reason), "the kernel explains itself: {text}");
+        assert_eq!(index_of(link.identity.attachment.host_ifname().as_str()), None, "gone at once");
+        assert_eq!(world.routes().await.len(), 0);
+    });
+}
+
+#[test]
+fn routes_to_a_link_that_is_down_are_left_out() {
+    on_node(async |world| {
+        let link = world.pod("a", Some("2001:db8::1"), Some("192.0.2.1"));
+        let state = world.kernel.attach(&link).await.unwrap();
+        let wanted: RouteSet = state
+            .host
+            .routes
+            .iter()
+            .map(|route| flock_core::route::Route {
+                destination: route.destination,
+                protocol: route.protocol,
+                next_hop: route.next_hop.clone().unwrap(),
+            })
+            .collect();
+        world.detach(&link).await;
+        assert!(world.kernel.sync_routes(&|| wanted.clone()).await.unwrap().is_empty());
+    });
+}
