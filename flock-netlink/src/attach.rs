@@ -116,8 +116,11 @@ fn await_carrier(host: &mut Conn, ifindex: u32) -> Result<(), NetlinkError> {
 fn await_address(pod: &mut Conn, address: Option<Ipv6Addr>) -> Result<(), NetlinkError> {
     let Some(address) = address else { return Ok(()) };
     let lookup = request::get_route(address.into());
-    await_kernel("take packets", || {
-        Ok(pod.get(&lookup, Route::read)?.is_some_and(|route| route.kind == RTN_LOCAL))
+    await_kernel("take packets", || match pod.get(&lookup, Route::read) {
+        Ok(route) => Ok(route.is_some_and(|route| route.kind == RTN_LOCAL)),
+        // No route at all is an answer too.
+        Err(error) if errno(&error).is_some() => Ok(false),
+        Err(error) => Err(error),
     })
 }
 

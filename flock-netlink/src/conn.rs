@@ -14,8 +14,11 @@ use rtnetlink::sys::{Socket, SocketAddr};
 
 use crate::reply::{Message, messages};
 
+/// Room for the description of one object, or for an acknowledgement that quotes the request.
+const BUFFER: usize = 8 << 10;
+
 /// The kernel never puts more than 32 KiB into one datagram of a dump.
-const BUFFER: usize = 64 << 10;
+const DUMP_BUFFER: usize = 64 << 10;
 
 /// How often an interrupted dump is started over. One interruption needs a change in the middle of it.
 const DUMP_ATTEMPTS: usize = 20;
@@ -60,6 +63,7 @@ pub(crate) struct Conn {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
+    room: usize,
 }
 
 impl Conn {
@@ -71,20 +75,26 @@ impl Conn {
         if let Err(error) = socket.set_ext_ack(true) {
             tracing::debug!(%error, "no extended netlink errors");
         }
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+        Ok(Self { socket, sequence: 0, buffer: Vec::new(), room: BUFFER })
     }
 
-    /// For dumps with filters (Linux 4.20; before, the kernel sends everything and the reader sorts it
-    /// out) and for batches of up to [`BATCH`](Self::BATCH).
+    /// Also for dumps with filters and batches of up to [`BATCH`](Self::BATCH).
     pub(crate) fn open_for_dumps() -> Result<Self, NetlinkError> {
-        let conn = Self::open()?;
-        if let Err(error) = conn.socket.set_netlink_get_strict_chk(true) {
+        let mut conn = Self::open()?;
+        conn.prepare_for_dumps()?;
+        Ok(conn)
+    }
+
+    /// Makes a connection do for dumps. The kernel filters since 4.20; before, it sends everything and the
+    /// reader sorts it out.
+    pub(crate) fn prepare_for_dumps(&mut self) -> Result<(), NetlinkError> {
+        if let Err(error) = self.socket.set_netlink_get_strict_chk(true) {
             tracing::debug!(%error, "no filtered netlink dumps");
         }
-        // Room for one refusal per request of a full batch; an answer that does not fit would be lost.
-        setsockopt(&conn.socket, sockopt::RcvBufForce, &(1 << 20))
-            .map_err(refused("enlarge the buffer of a netlink socket"))?;
-        Ok(conn)
+        self.room = DUMP_BUFFER;
+        // One refusal per request of a full batch must fit; an answer that does not would be lost.
+        setsockopt(&self.socket, sockopt::RcvBufForce, &(1 << 20))
+            .map_err(refused("enlarge the buffer of a netlink socket"))
     }
 
     /// Most requests in one [`run`](Self::run).
@@ -195,7 +205,7 @@ impl Conn {
     /// The next datagram of the kernel, in the connection's own buffer, to be given back.
     fn receive(&mut self, step: &'static str) -> Result<Vec<u8>, NetlinkError> {
         let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.reserve(BUFFER);
+        buffer.reserve(self.room);
         let flags = (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC).bits();
         loop {
             buffer.clear();

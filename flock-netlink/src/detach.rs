@@ -54,6 +54,7 @@ fn forget(link: &Link, address: IpAddr) -> Vec<Request> {
 
 /// For a link that does not say which addresses it has.
 fn forget_routes(conn: &mut Conn, link: &Link) -> Result<Vec<Request>, NetlinkError> {
+    conn.prepare_for_dumps()?;
     let found = routes_through(conn, link.index, is_ours)?;
     let ours = found.iter().filter_map(|route| observed(route, |_| None));
     Ok(ours

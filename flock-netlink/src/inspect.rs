@@ -187,9 +187,10 @@ pub(crate) fn inspect(
         return Ok(None);
     }
     let host = host_side(&mut conn, &ifname, &link)?;
-    let pod = match netns {
-        Some(netns) => pod_side(netns, attachment.ifname(), &link)?,
-        None => None,
+    let pod = match netns.map(|netns| pod_side(netns, attachment.ifname(), &link)) {
+        // A file that is no namespace (any more) has no pod in it.
+        None | Some(Err(NetlinkError::Netns { .. })) => None,
+        Some(found) => found?,
     };
     Ok(Some(LinkState { identity, host, pod }))
 }

@@ -60,7 +60,14 @@ fn attaches_and_detaches_of_different_pods_may_cross() {
         let (stay, go) = pods.split_at(10);
         join_all(go.iter().map(|link| async { world.kernel.attach(link).await.unwrap() })).await;
         let coming = stay.iter().map(|link| async { drop(world.kernel.attach(link).await.unwrap()) });
-        futures::join!(join_all(coming), join_all(go.iter().map(|link| world.detach(link))));
+        let going = go.iter().map(|link| world.detach(link));
+        let watching = async {
+            for _ in 0..50 {
+                let listed = world.kernel.attachments().await.unwrap();
+                assert!(listed.len() <= pods.len(), "a list read while it changes is read again");
+            }
+        };
+        futures::join!(join_all(coming), join_all(going), watching);
         for link in go {
             World::until_gone(&link.identity.attachment.host_ifname());
         }
@@ -178,6 +185,8 @@ fn what_is_no_network_namespace_of_a_pod_is_refused() {
             ("/proc/thread-self/ns/mnt".to_owned(), "Invalid argument"),
             ("/proc/thread-self/ns/net".to_owned(), "it is the node's own"),
         ];
+        let other = world.pod("other", Some("2001:db8::2"), None);
+        let attached = world.kernel.attach(&other).await.unwrap();
         for (path, reason) in refused {
             let link = PodLink {
                 netns: NetnsPath::parse(&path).unwrap(),
@@ -186,10 +195,11 @@ fn what_is_no_network_namespace_of_a_pod_is_refused() {
             let error = world.kernel.attach(&link).await.unwrap_err();
             assert!(matches!(error, NetlinkError::Netns { .. }), "{path}: {error}");
             assert!(error.to_string().contains(reason), "{path}: {error}");
-            assert_eq!(
-                world.kernel.inspect(&link.identity.attachment, Some(link.netns)).await.unwrap(),
-                None
-            );
+            let netns = Some(link.netns);
+            let nothing = world.kernel.inspect(&link.identity.attachment, netns.clone()).await.unwrap();
+            assert_eq!(nothing, None);
+            let seen = world.kernel.inspect(&other.identity.attachment, netns).await.unwrap().unwrap();
+            assert_eq!((seen.host, seen.pod), (attached.host.clone(), None), "{path}");
         }
     });
 }

@@ -36,10 +36,7 @@ fn node_address(like: IpAddr) -> IpAddr {
 /// A socket of a pod, or of the node.
 fn udp(netns: Option<&NetnsPath>, address: IpAddr) -> UdpSocket {
     let socket = inside(netns, || {
-        UdpSocket::bind(SocketAddr::new(address, 0)).unwrap_or_else(|error| {
-            let a = std::process::Command::new("ip").args(["-d", "addr"]).output().unwrap();
-            panic!("{address} in {netns:?}: {error}: {}", String::from_utf8_lossy(&a.stdout));
-        })
+        UdpSocket::bind(SocketAddr::new(address, 0)).unwrap_or_else(|error| panic!("{address}: {error}"))
     });
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     socket
