@@ -1,4 +1,4 @@
-//! The habits of the project as commands: `cargo xtask test`, `build`, `bench`.
+//! The habits of the project as commands: `cargo xtask lab`, `test`, `build`, `bench`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod check;
 mod cmd;
+mod lab;
 mod packages;
 
 use std::process::ExitCode;
@@ -27,6 +28,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Show the whole idea: a router, two nodes, a client and pods with real BGP and real packets (needs root)
+    Lab(lab::LabArgs),
     /// Run every check and test this machine can run, installing missing packages first
     Test(check::TestArgs),
     /// Build the release binaries into target/dist: the static plugin `flock`, and `flock-agent`
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
+        Task::Lab(args) => lab::run(args),
         Task::Test(args) => check::run(&args),
         #[cfg(target_os = "linux")]
         Task::Bench(args) => bench::run(&args),

@@ -1,0 +1,308 @@
+//! `cargo xtask lab`: the whole idea on one machine. A router, two nodes, a client and pods, each in a
+//! network namespace; real BGP, real veth pairs, real packets. Nothing of the host's own network changes.
+
+mod cluster;
+mod execute;
+mod interrupt;
+mod netns;
+mod node;
+mod pods;
+mod probe;
+mod process;
+mod progress;
+mod random;
+mod report;
+mod router;
+mod state;
+mod topology;
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+
+use self::cluster::Cluster;
+use self::interrupt::{Interrupt, Interrupted};
+use self::progress::{Paint, Progress};
+use self::report::Report;
+use self::router::{Kind, Router};
+use self::state::State;
+use self::topology::NODES;
+use crate::packages::{self, BIRD, FRR, IPROUTE, NFTABLES, PING};
+use crate::{build, cmd};
+
+/// The name of the lab that `up` leaves standing.
+const STANDING: &str = "lab";
+
+/// Options of `cargo xtask lab`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct LabArgs {
+    #[command(subcommand)]
+    task: Option<LabTask>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// What the upstream router runs
+    #[arg(long, value_enum, default_value = "bird")]
+    router: Kind,
+    /// Print the outcome as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum LabTask {
+    /// Make the lab, check it, and leave it standing
+    Up {
+        #[command(flatten)]
+        options: Options,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Run a command in a node, a pod, the router or the client of a standing lab
+    Exec {
+        #[command(flatten)]
+        which: Which,
+        /// Where: router, client, node1, node2, or a pod such as web-1
+        element: String,
+        /// What
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Take a standing lab down
+    Down {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// Name of the lab, where there are several
+    #[arg(long, default_value = STANDING)]
+    name: String,
+}
+
+/// Runs `cargo xtask lab`.
+pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
+    if !cfg!(target_os = "linux") {
+        bail!("the lab is made of Linux network namespaces: please run it on Linux");
+    }
+    if !cmd::is_root() {
+        bail!("network namespaces take root: please run `sudo -E {} lab`", invocation());
+    }
+    let outcome = match args.task {
+        None => make(&args.options, None),
+        Some(LabTask::Up { options, which }) => make(&options, Some(&which.name)),
+        Some(LabTask::Exec { which, element, command }) => exec(&which.name, &element, &command),
+        Some(LabTask::Down { which }) => down(&which.name),
+    };
+    match outcome {
+        Err(error) if error.is::<Interrupted>() => {
+            let code = error.downcast::<Interrupted>().map_or(1, Interrupted::exit_code);
+            Ok(ExitCode::from(code))
+        }
+        other => other,
+    }
+}
+
+/// How this program is called.
+fn invocation() -> &'static str {
+    "cargo xtask"
+}
+
+/// The option that names a lab, where it is needed.
+fn name_option(name: &str) -> String {
+    if name == STANDING { String::new() } else { format!(" --name {name}") }
+}
+
+/// Makes a lab and checks it; leaves it standing under `keep`, or takes it down again.
+fn make(options: &Options, keep: Option<&str>) -> Result<ExitCode> {
+    let mut needed = vec![BIRD, IPROUTE, PING, NFTABLES];
+    if options.router == Kind::Frr {
+        needed.push(FRR);
+    }
+    packages::ensure(&needed)?;
+    let dist = build::dist(&cmd::root())?;
+    let interrupt = Interrupt::watch()?;
+    let progress = Progress::start();
+    for name in State::sweep()? {
+        progress.say(&format!("cleaned up after lab {name}, which was killed"));
+    }
+    let mut lab = Guard::new(Cluster::new(State::create(keep, options.router)?, dist, interrupt));
+    progress.title("flock lab: a router, two nodes, a client and eight pods in network namespaces");
+    let outcome = build_and_check(lab.cluster()?, &progress, keep.is_some());
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => {
+            let interrupted = error.is::<Interrupted>();
+            progress.failure("lab", &if interrupted { error.to_string() } else { format!("{error:#}") });
+            lab.destroy(&progress)?;
+            return if interrupted { Err(error) } else { Ok(ExitCode::FAILURE) };
+        }
+    };
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        let paint = Paint::if_wanted(std::io::IsTerminal::is_terminal(&std::io::stdout()));
+        println!("\n{}", report.table(paint));
+    }
+    let verdict = if report.ok { "every cell holds" } else { "something does not hold: look for ✗" };
+    match keep {
+        Some(name) => {
+            let state = lab.leave_standing()?;
+            progress.verdict(report.ok, verdict);
+            progress.say(&prompts(&state, name)?);
+        }
+        None => {
+            lab.destroy(&progress)?;
+            progress.verdict(report.ok, verdict);
+        }
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The steps. Where the lab does not stay, its pods are detached again, and that is a check as well.
+fn build_and_check(lab: &mut Cluster, progress: &Progress, stays: bool) -> Result<Report> {
+    progress.step("wires", "making namespaces and veth pairs", || {
+        lab.wire()?;
+        Ok(((), "12 namespaces, 3 wires, addresses and default routes".to_owned()))
+    })?;
+    let router = progress.step("router", "starting the upstream router", || {
+        let version = lab.start_router()?;
+        Ok((version.clone(), format!("{version}, AS {}", topology::ROUTER_ASN)))
+    })?;
+    for node in &NODES {
+        progress.step(node.name, "starting BIRD and flock-agent", || {
+            let version = lab.start_node(node)?;
+            Ok(((), format!("{version} and flock-agent, AS {}, {} and {}", node.asn, node.pool6, node.pool4)))
+        })?;
+    }
+    let sessions = progress.step("BGP", "waiting for the sessions", || {
+        let sessions = lab.wait_for_sessions()?;
+        let outcome = format!("{} sessions are up", sessions.len());
+        Ok((sessions, outcome))
+    })?;
+    let learned = progress.step("routes", "waiting for the prefixes at the router", || {
+        let learned = lab.wait_for_routes()?;
+        let outcome = format!("the router has learned {} prefixes", learned.len());
+        Ok((learned, outcome))
+    })?;
+    let attached = progress.step("pods", "executing the plugin", || {
+        let attached = lab.attach()?;
+        let outcome = format!("{} pods attached by the flock plugin", attached.len());
+        Ok((attached, outcome))
+    })?;
+    let pings = progress.step("pings", "pinging everybody from everywhere", || {
+        let pings = probe::matrix(&lab.state, &attached, &lab.interrupt)?;
+        let good = pings.iter().filter(|ping| ping.ok).count();
+        let outcome = format!("{good} of {} pairs reach each other", pings.len());
+        Ok((pings, outcome))
+    })?;
+    let unassigned = progress.step("unassigned", "asking for addresses no pod has", || {
+        let probes = probe::unassigned(&lab.state, &lab.interrupt)?;
+        let good = probes.iter().filter(|probe| probe.ok).count();
+        let outcome = format!("{good} of {} answer \"unreachable\", none loops", probes.len());
+        Ok((probes, outcome))
+    })?;
+    if !stays {
+        progress.step("detach", "executing the plugin", || {
+            lab.detach()?;
+            Ok(((), "no link, route, neighbour or allocation is left".to_owned()))
+        })?;
+    }
+    Ok(Report::new(router, sessions, learned, &attached, pings, unassigned))
+}
+
+/// Takes the lab down when it goes out of scope, also when something panics.
+struct Guard(Option<Cluster>);
+
+impl Guard {
+    fn new(cluster: Cluster) -> Self {
+        Self(Some(cluster))
+    }
+
+    fn cluster(&mut self) -> Result<&mut Cluster> {
+        self.0.as_mut().context("the lab is gone already")
+    }
+
+    fn destroy(mut self, progress: &Progress) -> Result<()> {
+        let Some(cluster) = self.0.take() else { return Ok(()) };
+        progress.step("clean-up", "ending daemons, removing namespaces", || {
+            cluster.destroy()?;
+            Ok(((), "daemons ended, namespaces removed".to_owned()))
+        })
+    }
+
+    fn leave_standing(mut self) -> Result<State> {
+        self.0.take().context("the lab is gone already")?.leave_standing()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(cluster) = self.0.take()
+            && let Err(error) = cluster.destroy()
+        {
+            eprintln!("the lab could not be taken down: {error:#}");
+        }
+    }
+}
+
+/// What to try in a lab that stands.
+fn prompts(state: &State, name: &str) -> Result<String> {
+    let run = format!("{} lab exec{}", invocation(), name_option(name));
+    let agent = state.element_dir(NODES[0].name)?.join("agent.sock");
+    let dist = cmd::root().join("target/dist/flock-agent");
+    let mut lines = vec!["It stands. Try:".to_owned()];
+    lines.push(format!("  {run} node1 -- ip -6 route show proto 117"));
+    lines.push(format!("  {run} web-1 -- ip address"));
+    lines.push(format!("  {run} web-1 -- ping -c 3 {}", topology::CLIENT.neighbour.v6));
+    lines.push(format!("  {run} node1 -- {} status --socket {}", dist.display(), agent.display()));
+    for command in Router::new(state)?.commands() {
+        lines.push(format!("  {run} router -- {command}"));
+    }
+    lines.push(format!("  {} lab down{}", invocation(), name_option(name)));
+    Ok(lines.join("\n"))
+}
+
+fn standing(name: &str) -> Result<State> {
+    State::open(name)?.with_context(|| {
+        format!("there is no lab named {name}: make one with `{} lab up{}`", invocation(), name_option(name))
+    })
+}
+
+/// Runs a command in an element and ends as it does.
+fn exec(name: &str, element: &str, command: &[String]) -> Result<ExitCode> {
+    let state = standing(name)?;
+    if !topology::elements().any(|known| known == element) {
+        let known: Vec<_> = topology::elements().collect();
+        bail!("there is no {element:?} in the lab; there are {}", known.join(", "));
+    }
+    let (program, arguments) = command.split_first().context("say which command to run")?;
+    let mut child = state.netns(element).spawn(Command::new(program).args(arguments))?;
+    let status = child.wait().with_context(|| format!("cannot wait for {program}"))?;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+fn down(name: &str) -> Result<ExitCode> {
+    let Some(state) = State::open(name)? else {
+        eprintln!("there is no lab named {name}: nothing to do");
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some(pid) = state.busy() {
+        bail!("process {pid} is making the lab {name} right now: let it finish, or stop it first");
+    }
+    let progress = Progress::start();
+    progress.step("clean-up", "ending daemons, removing namespaces", || {
+        state.destroy()?;
+        Ok(((), format!("lab {name} is gone")))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

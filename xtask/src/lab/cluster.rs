@@ -1,0 +1,219 @@
+//! The lab as a whole: wires, daemons, pods, and what has to be true of them.
+
+use std::fmt::Write;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::execute::Patience;
+use super::interrupt::Interrupt;
+use super::netns;
+use super::node::NodeDir;
+use super::pods::{Attached, Sandbox};
+use super::process::Daemon;
+use super::router::{Learned, Router, Session};
+use super::state::State;
+use super::topology::{self, Family, NODES, Node};
+use crate::build::Dist;
+
+/// How long anything may take to come true before the lab says what is wrong. Sessions take a second or
+/// two; a busy machine takes longer.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A lab that this process has made, or is making.
+pub(super) struct Cluster {
+    pub(super) state: State,
+    pub(super) dist: Dist,
+    pub(super) interrupt: Interrupt,
+    daemons: Vec<Daemon>,
+}
+
+impl Cluster {
+    pub(super) fn new(state: State, dist: Dist, interrupt: Interrupt) -> Self {
+        Self { state, dist, interrupt, daemons: Vec::new() }
+    }
+
+    /// Namespaces, veth pairs, addresses, default routes.
+    pub(super) fn wire(&self) -> Result<()> {
+        netns::make(self.state.namespaces())?;
+        let router = self.state.netns("router");
+        router.sysctls(&[("ipv6/conf/all/forwarding", "1"), ("ipv4/ip_forward", "1")])?;
+        let mut lines = "link set lo up\n".to_owned();
+        for (name, link) in topology::links() {
+            let neighbour = self.state.netns(name);
+            // Writing into a string cannot fail.
+            let _ = writeln!(lines, "link add {name} type veth peer name up0 netns {}", neighbour.name());
+            let _ = writeln!(lines, "address add {}/64 dev {name} nodad", link.router.v6);
+            let _ = writeln!(lines, "address add {}/28 dev {name}", link.router.v4);
+            let _ = writeln!(lines, "link set {name} up");
+        }
+        router.batch(&lines)?;
+        for (name, link) in topology::links() {
+            let mut lines = "link set lo up\n".to_owned();
+            let _ = writeln!(lines, "address add {}/64 dev up0 nodad", link.neighbour.v6);
+            let _ = writeln!(lines, "address add {}/28 dev up0", link.neighbour.v4);
+            lines.push_str("link set up0 up\n");
+            let _ = writeln!(lines, "route add default via {}", link.router.v4);
+            let _ = writeln!(lines, "route add default via {}", link.router.v6);
+            self.state.netns(name).batch(&lines)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the router and waits until it answers; its name and version.
+    pub(super) fn start_router(&mut self) -> Result<String> {
+        let router = Router::new(&self.state)?;
+        let daemons = router.start()?;
+        self.keep(daemons)?;
+        self.wait_for("the router answers", || router.version())
+    }
+
+    /// Starts BIRD and the agent of a node and waits until pods can be attached; BIRD's version.
+    pub(super) fn start_node(&mut self, node: &'static Node) -> Result<String> {
+        let dir = NodeDir::new(&self.state, node)?;
+        dir.write_manifests(node)?;
+        let daemons = dir.start(&self.state, node, &self.dist.agent)?;
+        self.keep(daemons)?;
+        let agent = self.dist.agent.clone();
+        self.wait_for("the agent is ready and runs BIRD", || {
+            let status = dir.status(&agent)?;
+            let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+            if let Some(bad) = conditions.iter().find(|condition| condition["status"] != true) {
+                bail!("{}: {}", bad["kind"].as_str().unwrap_or("?"), bad["message"].as_str().unwrap_or("?"));
+            }
+            Ok(status["routing"].as_str().unwrap_or("BIRD").to_owned())
+        })
+    }
+
+    fn keep(&mut self, daemons: Vec<Daemon>) -> Result<()> {
+        let ids: Vec<_> = daemons.iter().map(Daemon::id).collect();
+        self.daemons.extend(daemons);
+        ids.into_iter().try_for_each(|id| self.state.add_process(id))
+    }
+
+    /// Waits until every session is up.
+    pub(super) fn wait_for_sessions(&mut self) -> Result<Vec<Session>> {
+        let router = Router::new(&self.state)?;
+        self.wait_for("every BGP session is up", || {
+            let sessions = router.sessions()?;
+            let down: Vec<_> = sessions
+                .iter()
+                .filter(|session| !session.is_established())
+                .map(|session| format!("{} is {}", session.neighbour, session.state))
+                .collect();
+            if down.is_empty() { Ok(sessions) } else { bail!("{}", down.join(", ")) }
+        })
+    }
+
+    /// Waits until the router has the prefixes of both nodes, and forwards by them.
+    pub(super) fn wait_for_routes(&mut self) -> Result<Vec<Learned>> {
+        let router = Router::new(&self.state)?;
+        self.wait_for("the router has every node's prefixes", || {
+            let learned = router.learned()?;
+            let missing: Vec<_> = NODES
+                .iter()
+                .flat_map(|node| Family::ALL.map(|family| (node, family)))
+                .filter(|(node, family)| !learned.iter().any(|route| is_pool_of(route, node, *family)))
+                .map(|(node, family)| format!("{} of {}", node.pool(family), node.name))
+                .collect();
+            if missing.is_empty() { Ok(learned) } else { bail!("missing: {}", missing.join(", ")) }
+        })
+    }
+
+    /// Attaches every pod.
+    pub(super) fn attach(&self) -> Result<Vec<Attached>> {
+        let patience = Patience::until(Duration::from_secs(50), &self.interrupt);
+        topology::pods()
+            .map(|(node, pod)| {
+                self.interrupt.check()?;
+                let socket = NodeDir::new(&self.state, node)?.socket();
+                Sandbox::create(&self.state, pod, socket)?.add(&self.dist.flock, node, pod, &patience)
+            })
+            .collect()
+    }
+
+    /// Detaches every pod and waits until the nodes have nothing of them left.
+    pub(super) fn detach(&mut self) -> Result<()> {
+        let pods: Vec<_> = topology::pods().map(|(_, pod)| pod).collect();
+        for pod in pods {
+            self.interrupt.check()?;
+            Sandbox::read(&self.state, pod)?.del(&self.dist.flock)?;
+        }
+        for node in &NODES {
+            let dir = NodeDir::new(&self.state, node)?;
+            let (agent, netns) = (self.dist.agent.clone(), self.state.netns(node.name));
+            self.wait_for("nothing of the pods is left", || {
+                let mut left = Vec::new();
+                let links = netns.show("link show type veth")?;
+                left.extend(
+                    links
+                        .iter()
+                        .filter_map(|link| link["ifname"].as_str())
+                        .filter(|name| name.starts_with("flock"))
+                        .map(str::to_owned),
+                );
+                for show in ["-6 route show proto 118", "-4 route show proto 118", "neigh show nud permanent"]
+                {
+                    left.extend(
+                        netns.show(show)?.iter().filter_map(|entry| Some(entry["dst"].as_str()?.to_owned())),
+                    );
+                }
+                let status = dir.status(&agent)?;
+                left.extend(
+                    status["allocations"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .map(|held| format!("allocation {}", held["attachment"])),
+                );
+                if left.is_empty() { Ok(()) } else { bail!("{}: {}", node.name, left.join(", ")) }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Repeats `attempt` until it succeeds. Gives up early when a daemon has ended or somebody wants the lab
+    /// to stop, and says what the daemons said.
+    fn wait_for<T>(&mut self, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        let started = Instant::now();
+        loop {
+            let last = match attempt() {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            self.interrupt.check()?;
+            self.daemons.iter_mut().try_for_each(Daemon::check)?;
+            if started.elapsed() > DEADLINE {
+                let tails: Vec<_> = self.daemons.iter().map(Daemon::tail).collect();
+                return Err(last).with_context(|| {
+                    format!("waited {} s until {what}\n{}", DEADLINE.as_secs(), tails.join("\n"))
+                });
+            }
+            sleep(POLL);
+        }
+    }
+
+    /// Leaves everything standing for other processes.
+    pub(super) fn leave_standing(mut self) -> Result<State> {
+        self.state.leave_standing()?;
+        Ok(self.state)
+    }
+
+    /// Takes everything down.
+    pub(super) fn destroy(self) -> Result<()> {
+        self.state.destroy()?;
+        self.daemons.into_iter().try_for_each(Daemon::reap)
+    }
+}
+
+/// Whether a route of the router is the pool of this node, from this node alone.
+pub(super) fn is_pool_of(route: &Learned, node: &Node, family: Family) -> bool {
+    route.prefix == node.pool(family)
+        && route.as_path == [node.asn]
+        && route.next_hops == [node.link.neighbour.of(family)]
+        && route.kernel == [node.name]
+}

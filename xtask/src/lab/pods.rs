@@ -1,0 +1,132 @@
+//! Pods, attached the way a container runtime does it: by executing the plugin.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::execute::{self, Patience};
+use super::random;
+use super::state::State;
+use super::topology::{Family, NAMESPACE, Node, Pod};
+
+/// The file, in a pod's directory, that says how it was attached.
+const RECORD: &str = "attachment.json";
+
+/// A pod and what the runtime knows of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Sandbox {
+    container_id: String,
+    uid: String,
+    pod: String,
+    netns: PathBuf,
+    socket: PathBuf,
+}
+
+/// What ADD gave a pod.
+#[derive(Debug, Clone)]
+pub(super) struct Attached {
+    pub(super) pod: &'static str,
+    pub(super) node: &'static str,
+    pub(super) v6: Option<IpAddr>,
+    pub(super) v4: Option<IpAddr>,
+    /// From exec to result.
+    pub(super) took: Duration,
+}
+
+impl Attached {
+    /// The pod's address of a family.
+    pub(super) fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V6 => self.v6,
+            Family::V4 => self.v4,
+        }
+    }
+}
+
+impl Sandbox {
+    /// A container of a pod that does not exist yet, written down so that another process can end it.
+    pub(super) fn create(state: &State, pod: &Pod, socket: PathBuf) -> Result<Self> {
+        let sandbox = Self {
+            container_id: random::hex(32)?,
+            uid: random::uuid()?,
+            pod: pod.name.to_owned(),
+            netns: state.netns(pod.name).path(),
+            socket,
+        };
+        let file = state.element_dir(pod.name)?.join(RECORD);
+        std::fs::write(&file, serde_json::to_vec(&sandbox)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        Ok(sandbox)
+    }
+
+    /// The one that was written down.
+    pub(super) fn read(state: &State, pod: &Pod) -> Result<Self> {
+        let file = state.element_dir(pod.name)?.join(RECORD);
+        let text = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} makes no sense", file.display()))
+    }
+
+    fn execute(&self, plugin: &Path, verb: &str, patience: &Patience) -> Result<execute::Done> {
+        let args = format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE={NAMESPACE};K8S_POD_NAME={};K8S_POD_UID={}",
+            self.pod, self.uid
+        );
+        let mut command = Command::new(plugin);
+        command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", &self.container_id);
+        command.env("CNI_NETNS", &self.netns).env("CNI_IFNAME", "eth0");
+        command.env("CNI_ARGS", args).env("CNI_PATH", plugin.parent().unwrap_or(Path::new("/")));
+        let config =
+            json!({ "cniVersion": "1.0.0", "name": "lab", "type": "flock", "agentSocket": self.socket });
+        let done = execute::run(&mut command, None, &config.to_string(), patience)?;
+        if !done.status.success() {
+            // The error of a plugin is its standard output.
+            let answer: Value = serde_json::from_str(&done.stdout).unwrap_or_default();
+            let said = answer["msg"].as_str().unwrap_or_else(|| done.stdout.trim());
+            bail!("{verb} of {NAMESPACE}/{}: code {}: {said}", self.pod, answer["code"]);
+        }
+        Ok(done)
+    }
+
+    /// ADD.
+    pub(super) fn add(
+        &self,
+        plugin: &Path,
+        node: &Node,
+        pod: &'static Pod,
+        patience: &Patience,
+    ) -> Result<Attached> {
+        let done = self.execute(plugin, "ADD", patience)?;
+        let result: Value = serde_json::from_str(&done.stdout).context("ADD did not print JSON")?;
+        let ips = result["ips"].as_array().map_or(&[][..], Vec::as_slice);
+        let addresses: Vec<IpAddr> =
+            ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect();
+        let of = |family| addresses.iter().copied().find(|address| Family::of(*address) == family);
+        let attached = Attached {
+            pod: pod.name,
+            node: node.name,
+            v6: of(Family::V6),
+            v4: of(Family::V4),
+            took: done.took,
+        };
+        for family in Family::ALL {
+            if attached.address(family).is_some() != pod.wants(family) {
+                bail!(
+                    "ADD of {NAMESPACE}/{} gave other families than it asked for: {}",
+                    self.pod,
+                    done.stdout.trim()
+                );
+            }
+        }
+        Ok(attached)
+    }
+
+    /// DEL.
+    pub(super) fn del(&self, plugin: &Path) -> Result<()> {
+        self.execute(plugin, "DEL", &Patience::SHORT).map(drop)
+    }
+}
