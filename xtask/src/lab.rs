@@ -102,13 +102,10 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
         Some(LabTask::Exec { which, element, command }) => exec(&which.name, &element, &command),
         Some(LabTask::Down { which }) => down(&which.name),
     };
-    match outcome {
-        Err(error) if error.is::<Interrupted>() => {
-            let code = error.downcast::<Interrupted>().map_or(1, Interrupted::exit_code);
-            Ok(ExitCode::from(code))
-        }
-        other => other,
-    }
+    outcome.or_else(|error| {
+        let interrupted = error.downcast::<Interrupted>()?;
+        Ok(ExitCode::from(interrupted.exit_code()))
+    })
 }
 
 /// How this program is called.
@@ -132,7 +129,7 @@ fn make(options: &Options, keep: Option<&str>) -> Result<ExitCode> {
     let interrupt = Interrupt::watch()?;
     let progress = Progress::start();
     for name in State::sweep()? {
-        progress.say(&format!("cleaned up after lab {name}, which was killed"));
+        Progress::say(&format!("cleaned up after lab {name}, which was killed"));
     }
     let mut lab = Guard::new(Cluster::new(State::create(keep, options.router)?, dist, interrupt));
     progress.title("flock lab: a router, two nodes, a client and eight pods in network namespaces");
@@ -153,16 +150,13 @@ fn make(options: &Options, keep: Option<&str>) -> Result<ExitCode> {
         println!("\n{}", report.table(paint));
     }
     let verdict = if report.ok { "every cell holds" } else { "something does not hold: look for ✗" };
-    match keep {
-        Some(name) => {
-            let state = lab.leave_standing()?;
-            progress.verdict(report.ok, verdict);
-            progress.say(&prompts(&state, name)?);
-        }
-        None => {
-            lab.destroy(&progress)?;
-            progress.verdict(report.ok, verdict);
-        }
+    if let Some(name) = keep {
+        let state = lab.leave_standing()?;
+        progress.verdict(report.ok, verdict);
+        Progress::say(&prompts(&state, name)?);
+    } else {
+        lab.destroy(&progress)?;
+        progress.verdict(report.ok, verdict);
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -19,7 +19,7 @@ use crate::build::Dist;
 
 /// How long anything may take to come true before the lab says what is wrong. Sessions take a second or
 /// two; a busy machine takes longer.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(50);

@@ -91,7 +91,8 @@ impl Netns {
 
 /// Makes namespaces.
 pub(super) fn make(namespaces: &[Netns]) -> Result<()> {
-    let lines: String = namespaces.iter().map(|netns| format!("netns add {}\n", netns.0)).collect();
+    let lines: Vec<_> = namespaces.iter().map(|netns| format!("netns add {}", netns.0)).collect();
+    let lines = lines.join("\n");
     execute::succeed(Command::new("ip").args(["-batch", "-"]), &lines, &Patience::SHORT)
         .context("cannot make network namespaces, which takes root with CAP_SYS_ADMIN")
         .map(drop)

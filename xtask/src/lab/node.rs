@@ -102,10 +102,10 @@ spec:
 /// A pod that wants one family only says so by annotation.
 fn pod_manifest(pod: &Pod, node: &Node) -> String {
     let off = [("ipv6", pod.ipv6), ("ipv4", pod.ipv4)].into_iter().filter(|(_, wanted)| !wanted);
-    let annotations: String =
+    let lines: Vec<_> =
         off.map(|(family, _)| format!("    flock.fritzlab.net/{family}: 'false'\n")).collect();
     let annotations =
-        if annotations.is_empty() { annotations } else { format!("  annotations:\n{annotations}") };
+        if lines.is_empty() { String::new() } else { format!("  annotations:\n{}", lines.concat()) };
     format!(
         "\
 apiVersion: v1

@@ -72,7 +72,7 @@ impl Progress {
     }
 
     /// Text for a person, as it is.
-    pub(super) fn say(&self, text: &str) {
+    pub(super) fn say(text: &str) {
         print(&format!("{text}\n"));
     }
 }

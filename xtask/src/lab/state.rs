@@ -163,7 +163,9 @@ impl State {
     /// Ends every process, removes the namespaces, then the directory. Safe to start over.
     pub(super) fn destroy(&self) -> Result<()> {
         // Last started, first ended; they all get the chance to do so in good order.
-        self.processes.iter().rev().for_each(|process| process.signal(Signal::SIGTERM));
+        for process in self.processes.iter().rev() {
+            process.signal(Signal::SIGTERM);
+        }
         let deadline = Instant::now() + GRACE;
         while self.processes.iter().any(|process| process.is_alive()) && Instant::now() < deadline {
             sleep(Duration::from_millis(5));
@@ -197,7 +199,9 @@ impl State {
                 let pids: Vec<_> = left.iter().map(|process| process.pid().to_string()).collect();
                 bail!("these processes do not end: {}", pids.join(", "));
             }
-            left.iter().for_each(|process| process.signal(Signal::SIGKILL));
+            for process in &left {
+                process.signal(Signal::SIGKILL);
+            }
             sleep(Duration::from_millis(2));
         }
     }

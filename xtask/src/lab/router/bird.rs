@@ -122,10 +122,10 @@ fn parse_routes(text: &str) -> Vec<Learned> {
         if let Some((key, value)) = line.trim().split_once(": ") {
             match key {
                 "BGP.next_hop" => {
-                    route.next_hops.extend(value.split(' ').filter_map(|hop| hop.parse::<IpAddr>().ok()))
+                    route.next_hops.extend(value.split(' ').filter_map(|hop| hop.parse::<IpAddr>().ok()));
                 }
                 "BGP.as_path" => {
-                    route.as_path = value.split(' ').filter_map(|asn| asn.parse().ok()).collect()
+                    route.as_path = value.split(' ').filter_map(|asn| asn.parse().ok()).collect();
                 }
                 _ => {}
             }
