@@ -1,5 +1,5 @@
 //! What flock needs from the world, as traits at the level of intent. Adapters implement them with one
-//! real mechanism each; [`testing`](crate::testing) has a fake for each.
+//! real mechanism each; the module `testing` (feature `test-util`) has a fake for each.
 //!
 //! Every port has its own error enum that says when to try again ([`Retry`]) and how to label the
 //! failure in a metric, so that no caller ever looks into a message.

@@ -17,11 +17,14 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ("xtask", &["flock-core", "flock-cni"]),
 ];
 
-/// All that deciding takes. Whatever reaches a kernel, a clock or a socket has no place here.
-const CORE_DEPENDENCIES: [&str; 7] = ["askama", "async-trait", "fnv", "ipnet", "serde", "thiserror", "tokio"];
+/// All that deciding takes. Whatever reaches a kernel, a clock or a socket has no place here; `tracing` only
+/// hands an event to whoever listens.
+const CORE_DEPENDENCIES: [&str; 8] =
+    ["askama", "async-trait", "fnv", "ipnet", "serde", "thiserror", "tokio", "tracing"];
 
-/// All that one line of JSON over a socket takes: the plugin is executed for every pod.
-const PLUGIN_DEPENDENCIES: [&str; 3] = ["serde", "serde_json", "thiserror"];
+/// All that one line of JSON over a socket takes: the plugin is executed for every pod. `nix` bounds what the
+/// standard library cannot: a connect, and reading standard input.
+const PLUGIN_DEPENDENCIES: [&str; 4] = ["nix", "serde", "serde_json", "thiserror"];
 
 /// What a program needs for I/O, randomness or Kubernetes: none may come in through a dependency either.
 const OUTSIDE_WORLD: [&str; 12] = [
