@@ -192,6 +192,10 @@ fn build_and_check(lab: &mut Cluster, progress: &Progress, stays: bool) -> Resul
         let outcome = format!("{} pods attached by the flock plugin", attached.len());
         Ok((attached, outcome))
     })?;
+    progress.step("runtime", "executing the plugin again", || {
+        lab.verify(&attached)?;
+        Ok(((), "CHECK agrees and ADD repeats itself, in CNI 0.4.0, 1.0.0 and 1.1.0".to_owned()))
+    })?;
     let pings = progress.step("pings", "pinging everybody from everywhere", || {
         let pings = probe::matrix(&lab.state, &attached, &lab.interrupt)?;
         let good = pings.iter().filter(|ping| ping.ok).count();

@@ -136,12 +136,20 @@ impl Cluster {
             .collect()
     }
 
-    /// Detaches every pod and waits until the nodes have nothing of them left.
+    /// CHECKs and re-ADDs every pod.
+    pub(super) fn verify(&self, attached: &[Attached]) -> Result<()> {
+        let patience = Patience::until(Duration::from_secs(50), &self.interrupt);
+        attached.iter().try_for_each(|pod| pod.verify(&self.dist.flock, &patience))
+    }
+
+    /// Detaches every pod, twice as runtimes do, and waits until the nodes have nothing of them left.
     pub(super) fn detach(&mut self) -> Result<()> {
         let pods: Vec<_> = topology::pods().map(|(_, pod)| pod).collect();
         for pod in pods {
             self.interrupt.check()?;
-            Sandbox::read(&self.state, pod)?.del(&self.dist.flock)?;
+            let sandbox = Sandbox::read(&self.state, pod)?;
+            sandbox.del(&self.dist.flock)?;
+            sandbox.del(&self.dist.flock)?;
         }
         for node in &NODES {
             let dir = NodeDir::new(&self.state, node)?;

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use super::execute::{self, Patience};
 use super::random;
 use super::state::State;
-use super::topology::{Family, NAMESPACE, Node, Pod};
+use super::topology::{self, Family, NAMESPACE, Node, Pod};
+
+/// Versions of the CNI specification a runtime may speak; the pods take turns.
+const CNI_VERSIONS: [&str; 3] = ["1.0.0", "0.4.0", "1.1.0"];
 
 /// The file, in a pod's directory, that says how it was attached.
 const RECORD: &str = "attachment.json";
@@ -25,6 +28,7 @@ pub(super) struct Sandbox {
     pod: String,
     netns: PathBuf,
     socket: PathBuf,
+    cni_version: String,
 }
 
 /// What ADD gave a pod.
@@ -36,6 +40,8 @@ pub(super) struct Attached {
     pub(super) v4: Option<IpAddr>,
     /// From exec to result.
     pub(super) took: Duration,
+    sandbox: Sandbox,
+    result: Value,
 }
 
 impl Attached {
@@ -57,6 +63,7 @@ impl Sandbox {
             pod: pod.name.to_owned(),
             netns: state.netns(pod.name).path(),
             socket,
+            cni_version: version_of(pod).to_owned(),
         };
         let file = state.element_dir(pod.name)?.join(RECORD);
         std::fs::write(&file, serde_json::to_vec(&sandbox)?)
@@ -71,7 +78,13 @@ impl Sandbox {
         serde_json::from_slice(&text).with_context(|| format!("{} makes no sense", file.display()))
     }
 
-    fn execute(&self, plugin: &Path, verb: &str, patience: &Patience) -> Result<execute::Done> {
+    fn execute(
+        &self,
+        plugin: &Path,
+        verb: &str,
+        previous: Option<&Value>,
+        patience: &Patience,
+    ) -> Result<execute::Done> {
         let args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={NAMESPACE};K8S_POD_NAME={};K8S_POD_UID={}",
             self.pod, self.uid
@@ -80,8 +93,12 @@ impl Sandbox {
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", &self.container_id);
         command.env("CNI_NETNS", &self.netns).env("CNI_IFNAME", "eth0");
         command.env("CNI_ARGS", args).env("CNI_PATH", plugin.parent().unwrap_or(Path::new("/")));
-        let config =
-            json!({ "cniVersion": "1.0.0", "name": "lab", "type": "flock", "agentSocket": self.socket });
+        let mut config = json!({
+            "cniVersion": self.cni_version, "name": "lab", "type": "flock", "agentSocket": self.socket,
+        });
+        if let Some(previous) = previous {
+            config["prevResult"] = previous.clone();
+        }
         let done = execute::run(&mut command, None, &config.to_string(), patience)?;
         if !done.status.success() {
             // The error of a plugin is its standard output.
@@ -94,30 +111,25 @@ impl Sandbox {
 
     /// ADD.
     pub(super) fn add(
-        &self,
+        self,
         plugin: &Path,
         node: &Node,
         pod: &'static Pod,
         patience: &Patience,
     ) -> Result<Attached> {
-        let done = self.execute(plugin, "ADD", patience)?;
+        let done = self.execute(plugin, "ADD", None, patience)?;
         let result: Value = serde_json::from_str(&done.stdout).context("ADD did not print JSON")?;
         let ips = result["ips"].as_array().map_or(&[][..], Vec::as_slice);
         let addresses: Vec<IpAddr> =
             ips.iter().filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect();
         let of = |family| addresses.iter().copied().find(|address| Family::of(*address) == family);
-        let attached = Attached {
-            pod: pod.name,
-            node: node.name,
-            v6: of(Family::V6),
-            v4: of(Family::V4),
-            took: done.took,
-        };
+        let (v6, v4) = (of(Family::V6), of(Family::V4));
+        let (pod_name, took) = (pod.name, done.took);
+        let attached = Attached { pod: pod_name, node: node.name, v6, v4, took, sandbox: self, result };
         for family in Family::ALL {
             if attached.address(family).is_some() != pod.wants(family) {
                 bail!(
-                    "ADD of {NAMESPACE}/{} gave other families than it asked for: {}",
-                    self.pod,
+                    "ADD of {NAMESPACE}/{pod_name} gave other families than asked for: {}",
                     done.stdout.trim()
                 );
             }
@@ -127,6 +139,24 @@ impl Sandbox {
 
     /// DEL.
     pub(super) fn del(&self, plugin: &Path) -> Result<()> {
-        self.execute(plugin, "DEL", &Patience::SHORT).map(drop)
+        self.execute(plugin, "DEL", None, &Patience::SHORT).map(drop)
     }
+}
+
+impl Attached {
+    /// What a runtime relies on: CHECK agrees with the result, and the same ADD again gives it again.
+    pub(super) fn verify(&self, plugin: &Path, patience: &Patience) -> Result<()> {
+        self.sandbox.execute(plugin, "CHECK", Some(&self.result), patience)?;
+        let again = self.sandbox.execute(plugin, "ADD", None, patience)?;
+        if serde_json::from_str::<Value>(&again.stdout).ok().as_ref() != Some(&self.result) {
+            bail!("the second ADD of {NAMESPACE}/{} gave another result: {}", self.pod, again.stdout.trim());
+        }
+        Ok(())
+    }
+}
+
+/// The version of the specification that is spoken for a pod.
+fn version_of(pod: &Pod) -> &'static str {
+    let index = topology::pods().position(|(_, other)| other.name == pod.name).unwrap_or(0);
+    CNI_VERSIONS.into_iter().cycle().nth(index).unwrap_or("1.0.0")
 }

@@ -22,7 +22,7 @@ const HOME: &str = "/run/flock-lab";
 /// The record of a lab, in its directory.
 const RECORD: &str = "lab.json";
 
-/// A lab's directory while it is being made: this, and the process that makes it.
+/// A lab's directory while it is being made: this, and the number of the process that makes it.
 const DRAFT: &str = ".new-";
 
 /// How long daemons may take to end in good order.
@@ -54,7 +54,7 @@ impl State {
         let namespaces = topology::elements().map(|element| Netns::of(&name, element)).collect();
         let state = Self { name, router, standing: false, owner: own, namespaces, processes: Vec::new() };
         // The record comes into being together with the directory, by a rename that fails where there is one.
-        let draft = Path::new(HOME).join(format!("{DRAFT}{}", serde_json::to_string(&own)?));
+        let draft = Path::new(HOME).join(format!("{DRAFT}{}", own.pid()));
         make_directory(&draft)?;
         state.write(&draft)?;
         match fs::rename(&draft, state.dir()) {
@@ -97,7 +97,7 @@ impl State {
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if let Some(owner) = name.strip_prefix(DRAFT) {
-                if !serde_json::from_str(owner).is_ok_and(ProcessId::is_alive) {
+                if owner.parse().ok().and_then(ProcessId::of).is_none() {
                     let _ = fs::remove_dir_all(entry.path());
                 }
             } else if let Some(state) = Self::open(&name)?
