@@ -20,6 +20,10 @@ use crate::{clock, reconcile, shutdown};
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal().context("cannot listen for signals")?;
     let node = NodeName::parse(&args.node_name).context("--node-name")?;
+    // Before everything else: a second agent must find out before it has touched anything of the one that runs.
+    let store = FileStore::open(&args.state).context("cannot open the state file")?;
+    let server =
+        Server::bind(&args.socket).with_context(|| format!("cannot listen on {}", args.socket.display()))?;
     let pods = ManifestPodSource::open(args.manifests.clone(), node.clone())
         .with_context(|| format!("cannot watch {}", args.manifests.display()))?;
     let routing = BirdSocket::new(&args.bird_conf, &args.bird_socket).context("cannot use BIRD")?;
@@ -28,7 +32,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         pods: Arc::new(pods),
         routing: Arc::new(routing),
         status: Arc::new(LogStatus::default()),
-        store: Arc::new(FileStore::open(&args.state).context("cannot open the state file")?),
+        store: Arc::new(store),
     };
     let settings = Settings { node, boot_id: clock::boot_id()?, mtu: args.mtu };
     let (node, notices) = Node::start(settings, ports.clone(), clock::now()).await.context("cannot start")?;
@@ -37,8 +41,6 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
     let node = Arc::new(node);
     let loops = reconcile::start(&node, &ports.pods, &stop);
-    let server =
-        Server::bind(&args.socket).with_context(|| format!("cannot listen on {}", args.socket.display()))?;
     tracing::info!(node = %node.name(), socket = %args.socket.display(), "serving");
     server.serve(node, stop).await;
     loops.finish().await;

@@ -1,6 +1,6 @@
 //! One file that is always whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -18,10 +18,13 @@ pub(super) struct StateFile {
     directory: PathBuf,
     temporary: PathBuf,
     buffer: Vec<u8>,
+    /// The directory, locked: for one agent at a time, until this goes or the process ends, however it ends.
+    _lock: File,
 }
 
 impl StateFile {
-    /// Makes the directory if missing and removes what a crash left of an unfinished write.
+    /// Makes the directory if missing, locks it, and removes what a crash left of an unfinished write. Refused
+    /// while another agent has the directory: the unfinished write would be its own.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let directory = match path.parent() {
             Some(parent) if path.file_name().is_some() && parent.as_os_str().is_empty() => Path::new("."),
@@ -30,6 +33,7 @@ impl StateFile {
         };
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(failed("create directory", directory))?;
+        let lock = lock(directory)?;
         let temporary = path.with_added_extension("tmp");
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -37,7 +41,8 @@ impl StateFile {
             }
             _ => {}
         }
-        Ok(Self { path: path.to_owned(), directory: directory.to_owned(), temporary, buffer: Vec::new() })
+        let (path, directory) = (path.to_owned(), directory.to_owned());
+        Ok(Self { path, directory, temporary, buffer: Vec::new(), _lock: lock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -110,6 +115,19 @@ impl StateFile {
         fs::rename(&self.path, &kept).map_err(failed("set aside", &self.path))?;
         Ok(kept)
     }
+}
+
+/// The directory and not the file, which every write replaces.
+fn lock(directory: &Path) -> Result<File, StoreError> {
+    let file = File::open(directory).map_err(failed("open directory", directory))?;
+    let refusal = match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            io::Error::new(io::ErrorKind::ResourceBusy, "another agent keeps its state there: stop it first")
+        }
+        Err(TryLockError::Error(error)) => error,
+    };
+    Err(failed("lock directory", directory)(refusal))
 }
 
 fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {

@@ -161,7 +161,8 @@ fn saves_that_wait_for_each_other_share_one_write() {
     if !flock_core::testing::require("/dev/full", Path::new("/dev/full").exists()) {
         return;
     }
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.store = None;
     let writer = Writer::new(StateFile::open(&bench.path()).unwrap());
     // The first write fails and a second one would not: the link to the full disk is then gone.
     symlink("/dev/full", bench.path().with_added_extension("tmp")).unwrap();
@@ -180,6 +181,16 @@ fn saves_that_wait_for_each_other_share_one_write() {
         assert!(error.to_string().contains("No space left on device"), "{error}");
     }
     assert_eq!(bench.names(), [""; 0]);
+}
+
+#[test]
+fn a_second_store_is_refused_and_leaves_the_write_of_the_first_alone() {
+    let bench = Bench::new();
+    let temporary = bench.path().with_added_extension("tmp");
+    fs::write(&temporary, "a write under way").unwrap();
+    let error = FileStore::open(&bench.path()).unwrap_err();
+    assert!(error.to_string().contains("another agent keeps its state there"), "{error}");
+    assert_eq!(fs::read_to_string(&temporary).unwrap(), "a write under way");
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn the_socket_is_for_root_alone_and_for_one_agent() {
     let second = node.netns.run(|| node.command().output().unwrap());
     assert!(!second.status.success());
     let stderr = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(stderr.contains("another agent answers on this socket"), "{stderr}");
+    assert!(stderr.contains("another agent keeps its state there"), "{stderr}");
     node.call(Call::Status).unwrap();
 }
 
