@@ -6,7 +6,7 @@ use flock_cni::error::code;
 use flock_cni::wire::{Add, Added, AddedIp, Attachment, Check, Failure, Gc, Pod};
 use flock_core::app::{AttachError, AttachRequest, Attached, CheckError, CheckRequest, DetachError, GcError};
 use flock_core::ids::{AttachmentId, ContainerId, IdError, IfName, PodKey, PodUid};
-use flock_core::ports::{Mac, NetnsPath, Retry};
+use flock_core::ports::{Mac, NetlinkError, NetnsPath, Retry};
 use flock_core::route::{GATEWAY4, GATEWAY6};
 
 /// A refusal with a code and a sentence.
@@ -77,6 +77,7 @@ pub(crate) fn attach_failure(error: &AttachError) -> Failure {
         (Retry::Never, AttachError::Annotation(_) | AttachError::Family(_) | AttachError::Ipam(_)) => {
             code::POD_REFUSED
         }
+        (Retry::Never, AttachError::Netlink(NetlinkError::Netns { .. })) => code::INVALID_ENVIRONMENT,
         (Retry::Never, AttachError::Mtu { .. }) => code::INVALID_CONFIG,
         (Retry::Never, _) => code::INTERNAL,
     };
