@@ -2,6 +2,7 @@
 //! A request runs in a task of its own, so that a client that goes away leaves nothing half done.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use flock_cni::error::code;
 use flock_cni::wire::{self as cni, Call, Failure, MAX_REQUEST, Outcome, PROTOCOL_VERSION, Reply, Response};
 use flock_core::app::Node;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, UCred};
 use tokio::net::{UnixListener, UnixStream};
@@ -36,7 +38,8 @@ pub(crate) struct Server {
 
 impl Server {
     /// Binds the socket, mode 0600 from its first moment: it is made under another name, restricted, and
-    /// moved into place, which also takes over from an agent that is gone.
+    /// moved into place, which also takes over from an agent that is gone. Who connects before
+    /// [`serve`](Self::serve) waits for it.
     pub(crate) fn bind(path: &Path) -> io::Result<Self> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
@@ -88,6 +91,13 @@ impl Server {
 struct Answer(OwnedWriteHalf);
 
 impl Answer {
+    /// Whether nobody can hear it any more. A client that has only closed its own side still can.
+    fn is_unwanted(&self) -> bool {
+        let mut client = [PollFd::new(self.0.as_ref().as_fd(), PollFlags::empty())];
+        let _ = poll(&mut client, PollTimeout::ZERO);
+        client.iter().filter_map(PollFd::revents).any(|events| events.contains(PollFlags::POLLHUP))
+    }
+
     async fn send(mut self, outcome: Outcome) {
         let sent = timeout(CLIENT_PATIENCE, async {
             let mut line = serde_json::to_vec(&Response::new(outcome)).map_err(io::Error::from)?;
@@ -209,6 +219,12 @@ async fn handle_add(node: &Node, add: cni::Add, answer: Answer) {
     };
     let guard = node.lock(attachment).await;
     let container_id = guard.attachment().container().clone();
+    // The runtime gave up, and its DEL may have been served already: nobody would undo what is done now. A DEL
+    // sent after this moment waits for the lock.
+    if answer.is_unwanted() {
+        tracing::info!(pod, %container_id, op = "add", "the client is gone: not attached");
+        return;
+    }
     let abandoned = AtomicBool::new(false);
     let is_abandoned = || abandoned.load(Ordering::Acquire);
     let mut work = std::pin::pin!(node.attach(&guard, &request, clock::now(), rand::random(), &is_abandoned));
