@@ -25,20 +25,9 @@ impl IdError {
     }
 }
 
-/// The parts every string newtype shares: access, display, parsing and serde through parsing.
-macro_rules! string_id {
+/// Reading a name from text, directly and through serde: all by its `parse`.
+macro_rules! parsed {
     ($name:ident) => {
-        impl $name {
-            /// The name as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
         impl FromStr for $name {
             type Err = IdError;
             fn from_str(value: &str) -> Result<Self, IdError> {
@@ -53,9 +42,27 @@ macro_rules! string_id {
         }
         impl From<$name> for String {
             fn from(id: $name) -> String {
-                id.0
+                id.to_string()
             }
         }
+    };
+}
+
+/// A name that is one piece of text.
+macro_rules! string_id {
+    ($name:ident) => {
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        parsed!($name);
     };
 }
 
@@ -195,25 +202,7 @@ impl fmt::Display for PodKey {
     }
 }
 
-impl FromStr for PodKey {
-    type Err = IdError;
-    fn from_str(value: &str) -> Result<Self, IdError> {
-        Self::parse(value)
-    }
-}
-
-impl TryFrom<String> for PodKey {
-    type Error = IdError;
-    fn try_from(value: String) -> Result<Self, IdError> {
-        Self::parse(&value)
-    }
-}
-
-impl From<PodKey> for String {
-    fn from(key: PodKey) -> String {
-        key.to_string()
-    }
-}
+parsed!(PodKey);
 
 /// One interface of one container: what CNI adds, checks and deletes. Prints as `container/ifname`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -276,25 +265,7 @@ impl fmt::Display for AttachmentId {
     }
 }
 
-impl FromStr for AttachmentId {
-    type Err = IdError;
-    fn from_str(value: &str) -> Result<Self, IdError> {
-        Self::parse(value)
-    }
-}
-
-impl TryFrom<String> for AttachmentId {
-    type Error = IdError;
-    fn try_from(value: String) -> Result<Self, IdError> {
-        Self::parse(&value)
-    }
-}
-
-impl From<AttachmentId> for String {
-    fn from(id: AttachmentId) -> String {
-        id.to_string()
-    }
-}
+parsed!(AttachmentId);
 
 fn dns_subdomain(what: &'static str, value: &str) -> Result<String, IdError> {
     let err = |reason| Err(IdError::new(what, value, reason));
