@@ -6,12 +6,15 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use flock_cni::rpc::{self, Limits, RpcError};
 use flock_cni::wire::{Add, Added, Attachment, Call, Check, Gc, Pod, Reply, Request};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// A network namespace.
@@ -53,7 +56,8 @@ impl Netns {
 pub(crate) struct TestNode {
     pub(crate) netns: Netns,
     pub(crate) dir: TempDir,
-    agent: Option<Child>,
+    /// Exchanged while others talk to it.
+    agent: Mutex<Option<Child>>,
 }
 
 /// What most tests configure.
@@ -76,12 +80,12 @@ impl TestNode {
         netns.output("ip", &["address", "add", "192.0.2.10/32", "dev", "lo"]);
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("manifests")).unwrap();
-        Self { netns, dir, agent: None }
+        Self { netns, dir, agent: Mutex::default() }
     }
 
     /// A node with an agent that has a configuration.
     pub(crate) fn serving() -> Self {
-        let mut node = Self::new();
+        let node = Self::new();
         node.manifest("node.yaml", NODE_CONFIG);
         node.start();
         node.wait_ready();
@@ -120,31 +124,46 @@ impl TestNode {
         command
     }
 
-    pub(crate) fn start(&mut self) {
+    pub(crate) fn start(&self) {
+        self.start_as(self.command());
+    }
+
+    /// Starts the agent by another command than [`command`](Self::command).
+    pub(crate) fn start_as(&self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        self.agent = Some(self.netns.run(|| self.command().stderr(log).spawn().unwrap()));
+        *self.agent() = Some(self.netns.run(|| command.stderr(log).spawn().unwrap()));
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.agent().as_ref().unwrap().id()).unwrap())
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        nix::sys::signal::kill(self.pid(), signal).unwrap();
     }
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    pub(crate) fn kill(&mut self) {
-        let mut agent = self.agent.take().unwrap();
+    fn agent(&self) -> MutexGuard<'_, Option<Child>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn kill(&self) {
+        let mut agent = self.agent().take().unwrap();
         agent.kill().unwrap();
         agent.wait().unwrap();
     }
 
     /// SIGTERM, and the status it ends with.
-    pub(crate) fn terminate(&mut self) -> std::process::ExitStatus {
-        let mut agent = self.agent.take().unwrap();
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(agent.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        agent.wait().unwrap()
+    pub(crate) fn terminate(&self) -> std::process::ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.agent().take().unwrap().wait().unwrap()
     }
 
-    pub(crate) fn is_alive(&mut self) -> bool {
-        self.agent.as_mut().unwrap().try_wait().unwrap().is_none()
+    pub(crate) fn is_alive(&self) -> bool {
+        self.agent().as_mut().unwrap().try_wait().unwrap().is_none()
     }
 
     pub(crate) fn wait_ready(&self) {
@@ -166,11 +185,21 @@ impl TestNode {
         pod: Option<&str>,
     ) -> Result<Added, RpcError> {
         let pod = pod.map(|name| Pod { namespace: "default".to_owned(), name: name.to_owned(), uid: None });
-        let add =
-            Add { attachment: attachment(container), netns: netns.path(), pod, annotations: None, mtu: None };
+        self.add_with(Add { pod, ..plain_add(container, &netns.path()) })
+    }
+
+    pub(crate) fn add_with(&self, add: Add) -> Result<Added, RpcError> {
         match self.call(Call::Add(add))? {
             Reply::Added(added) => Ok(added),
             other => panic!("not an answer to ADD: {other:?}"),
+        }
+    }
+
+    /// Every one of these addresses answers the node.
+    pub(crate) fn assert_reached(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        for address in addresses {
+            let ping = self.netns.output("ping", &["-c1", "-W5", &address.to_string()]);
+            assert!(ping.contains("1 received"), "{ping}");
         }
     }
 
@@ -214,7 +243,7 @@ impl TestNode {
 
 impl Drop for TestNode {
     fn drop(&mut self) {
-        if let Some(mut agent) = self.agent.take() {
+        if let Some(mut agent) = self.agent().take() {
             drop(agent.kill());
             drop(agent.wait());
         }
@@ -224,8 +253,18 @@ impl Drop for TestNode {
     }
 }
 
-fn attachment(container: &str) -> Attachment {
+pub(crate) fn attachment(container: &str) -> Attachment {
     Attachment { container_id: container.to_owned(), ifname: "eth0".to_owned() }
+}
+
+/// An ADD without a pod's name.
+pub(crate) fn plain_add(container: &str, netns: &str) -> Add {
+    let attachment = attachment(container);
+    Add { attachment, netns: netns.to_owned(), pod: None, annotations: None, mtu: None }
+}
+
+pub(crate) fn addresses(added: &Added) -> Vec<IpAddr> {
+    added.ips.iter().map(|ip| ip.address).collect()
 }
 
 /// Waits for a condition; a deadline only keeps a broken test from hanging.

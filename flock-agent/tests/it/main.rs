@@ -1,6 +1,8 @@
 //! The agent as a process: what it serves, what it survives, what it leaves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
+mod adversity;
 mod bird;
+mod chaos;
 mod harness;
 mod serve;

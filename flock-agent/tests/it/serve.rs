@@ -10,11 +10,7 @@ use std::thread;
 use flock_cni::error::code;
 use flock_cni::wire::{Added, Call, MAX_REQUEST};
 
-use crate::harness::{Netns, TestNode, eventually, netns_available};
-
-fn addresses(added: &Added) -> Vec<IpAddr> {
-    added.ips.iter().map(|ip| ip.address).collect()
-}
+use crate::harness::{Netns, TestNode, addresses, eventually, netns_available};
 
 #[test]
 fn an_added_pod_is_reached_from_its_node_and_a_deleted_one_leaves_nothing() {
@@ -41,7 +37,7 @@ fn a_hundred_pods_come_and_go_at_once_without_a_duplicate() {
     if !netns_available() {
         return;
     }
-    let mut node = TestNode::serving();
+    let node = TestNode::serving();
     let pods: Vec<Netns> = (0..100).map(|_| Netns::new()).collect();
     let added: Vec<Added> = thread::scope(|scope| {
         let running: Vec<_> = pods
@@ -72,7 +68,7 @@ fn a_killed_agent_comes_back_with_every_pod_and_every_address() {
         return;
     }
     for lost_state in [false, true] {
-        let mut node = TestNode::serving();
+        let node = TestNode::serving();
         let pods: Vec<Netns> = (0..3).map(|_| Netns::new()).collect();
         let add = |node: &TestNode, n: usize| node.add_pod(&format!("c{n}"), &pods[n], Some("web")).unwrap();
         let before: Vec<_> = (0..3).map(|n| addresses(&add(&node, n))).collect();
@@ -102,7 +98,7 @@ fn status_is_not_ready_until_there_is_a_node_config() {
     if !netns_available() {
         return;
     }
-    let mut node = TestNode::new();
+    let node = TestNode::new();
     node.start();
     eventually("the agent listens", || node.socket().exists(), || node.log());
     let error = node.call(Call::Status).unwrap_err();
@@ -202,7 +198,7 @@ fn sigterm_stops_cleanly_and_leaves_the_pods_alone() {
     if !netns_available() {
         return;
     }
-    let mut node = TestNode::serving();
+    let node = TestNode::serving();
     let pod = Netns::new();
     let added = node.add("c1", &pod).unwrap();
     assert_eq!(node.terminate().code(), Some(0));

@@ -1,0 +1,1 @@
+//! What surrounds the agent goes wrong: disk, manifests, namespaces, another agent, a reboot.
