@@ -1,166 +1,110 @@
-//! Real packets: who reaches whom, and what an address that nobody has answers.
+//! Real packets: who reaches whom.
 
 use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use serde::{Serialize, Serializer};
+use anyhow::Result;
+use serde::Serialize;
 
-use super::execute::{self, Done, Patience, in_parallel};
+use super::execute::{self, Patience};
 use super::interrupt::Interrupt;
-use super::netns::Netns;
-use super::node::Host;
-use super::pod::Attached;
-use super::topology::{CLIENT, Family};
+use super::pods::Attached;
+use super::state::State;
+use super::topology::{CLIENT, Family, NODES};
 
-/// Packets per ping. All of them have to come back.
-const PACKETS: &str = "3";
-
-/// Pings at a time: they mostly wait.
-const AT_A_TIME: usize = 12;
-
-/// An unassigned address has to answer within this time. Silence would take longer.
-const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// Which way a ping goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum Direction {
-    ClientToPod,
-    PodToClient,
-    SameNode,
-    OtherNode,
-}
-
-/// A ping from one element to an address of another.
+/// A ping: from whom, to whom, in which family, and how it went.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Ping {
     pub(super) from: &'static str,
     pub(super) to: &'static str,
-    pub(super) direction: Direction,
-    #[serde(serialize_with = "number")]
-    pub(super) family: Family,
     pub(super) address: IpAddr,
-    /// Round trip in milliseconds; `None` unless every packet came back.
-    pub(super) rtt_ms: Option<f64>,
-    /// What `ping` said when not.
-    pub(super) problem: Option<String>,
+    /// Every echo was answered.
+    pub(super) ok: bool,
 }
 
-/// What came of a packet to an address of the pool that no pod has.
+/// An address of a pool that no pod has.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Unassigned {
     pub(super) node: &'static str,
-    #[serde(serialize_with = "number")]
-    pub(super) family: Family,
     pub(super) address: IpAddr,
-    /// Who says that it is unreachable; `None` unless somebody says so at once.
-    pub(super) unreachable_says: Option<IpAddr>,
-    /// What happened instead.
-    pub(super) problem: Option<String>,
+    /// The node itself said "unreachable".
+    pub(super) ok: bool,
+    /// What the client heard.
+    pub(super) heard: String,
 }
 
-fn number<S: Serializer>(family: &Family, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u8(family.number())
-}
+/// Echoes per ping, and between them, in seconds.
+const COUNT: &str = "2";
+const INTERVAL: &str = "0.05";
 
-/// Every ping of the matrix, not sent yet, with the namespace it starts from.
-fn matrix(client: &Netns, pods: &[Attached]) -> Vec<(Netns, Ping)> {
-    let mut pings = Vec::new();
+/// Seconds to wait for an answer that does not come.
+const DEADLINE: &str = "2";
+
+/// How many at a time; the machine has other things to do.
+const PARALLEL: usize = 8;
+
+/// Pings between the client and every pod, both ways, and from every pod to every other, in each family
+/// that both ends have.
+pub(super) fn matrix(state: &State, pods: &[Attached], interrupt: &Interrupt) -> Result<Vec<Ping>> {
+    let mut wanted = Vec::new();
     for family in Family::ALL {
-        let mut push = |netns: &Netns, from, to, direction, address| {
-            let ping = Ping { from, to, direction, family, address, rtt_ms: None, problem: None };
-            pings.push((netns.clone(), ping));
-        };
-        let with = |pod: &'_ Attached| pod.address(family);
-        for pod in pods {
-            let Some(address) = with(pod) else { continue };
-            let sandbox = &pod.sandbox;
-            push(client, "client", sandbox.pod.name, Direction::ClientToPod, address);
-            let of_client = CLIENT.neighbour.of(family);
-            push(&sandbox.netns, sandbox.pod.name, "client", Direction::PodToClient, of_client);
-            for other in pods.iter().filter(|other| other.sandbox.pod.name != sandbox.pod.name) {
-                let Some(address) = with(other) else { continue };
-                let same = other.sandbox.node.name == sandbox.node.name;
-                let direction = if same { Direction::SameNode } else { Direction::OtherNode };
-                push(&sandbox.netns, sandbox.pod.name, other.sandbox.pod.name, direction, address);
+        for pod in pods.iter().filter(|pod| pod.address(family).is_some()) {
+            wanted.push(("client", pod.pod, pod.address(family)));
+            wanted.push((pod.pod, "client", Some(CLIENT.neighbour.of(family))));
+            for other in pods.iter().filter(|other| other.pod != pod.pod) {
+                wanted.push((pod.pod, other.pod, other.address(family)));
             }
         }
     }
-    pings
-}
-
-/// Pings everybody from everywhere.
-pub(super) fn pings(client: &Netns, pods: &[Attached], interrupt: &Interrupt) -> Result<Vec<Ping>> {
-    in_parallel(&matrix(client, pods), AT_A_TIME, |(netns, ping)| {
-        let done = execute_ping(netns, ping.address, PACKETS, interrupt)?;
-        let mut ping = ping.clone();
-        match round_trip(&done.stdout) {
-            Some(rtt) if done.status.success() => ping.rtt_ms = Some(rtt),
-            _ => ping.problem = Some(last_words(&done)),
-        }
-        Ok(ping)
+    let wanted: Vec<_> =
+        wanted.into_iter().filter_map(|(from, to, address)| Some((from, to, address?))).collect();
+    execute::in_parallel(&wanted, PARALLEL, |(from, to, address)| {
+        let done = ping(state, from, *address, interrupt)?;
+        Ok(Ping {
+            from,
+            to,
+            address: *address,
+            ok: done.status.success() && !done.stdout.contains("100% packet loss"),
+        })
     })
 }
 
-/// Sends a packet to an unassigned address of every pool.
-pub(super) fn unassigned(client: &Netns, hosts: &[Host], interrupt: &Interrupt) -> Result<Vec<Unassigned>> {
-    let targets: Vec<_> =
-        hosts.iter().flat_map(|host| Family::ALL.map(|family| (host.node, family))).collect();
-    in_parallel(&targets, AT_A_TIME, |(node, family)| {
+/// Asks for an unassigned address of each pool. The node that owns the pool has to say so at once: silence
+/// means the packet was lost, "time exceeded" that it went round in circles.
+pub(super) fn unassigned(state: &State, interrupt: &Interrupt) -> Result<Vec<Unassigned>> {
+    let wanted: Vec<_> = NODES.iter().flat_map(|node| Family::ALL.map(|family| (node, family))).collect();
+    execute::in_parallel(&wanted, PARALLEL, |(node, family)| {
         let address = node.unassigned(*family);
-        let done = execute_ping(client, address, "1", interrupt)?;
-        // The node may speak with any address of its own; it has one of each family.
-        let mut seen =
-            Unassigned { node: node.name, family: *family, address, unreachable_says: None, problem: None };
-        match refusal(&done.stdout) {
-            Some(says) if says == node.link.neighbour.of(*family) && done.took < AT_ONCE => {
-                seen.unreachable_says = Some(says);
-            }
-            _ => seen.problem = Some(last_words(&done)),
-        }
-        Ok(seen)
+        let done = ping(state, "client", address, interrupt)?;
+        let heard = heard(&done.stdout);
+        let from_node = Family::ALL.map(|family| node.link.neighbour.of(family).to_string());
+        let ok = !done.status.success()
+            && heard.as_deref().is_some_and(|line| {
+                line.to_lowercase().contains("unreachable")
+                    && from_node.iter().any(|own| line.to_lowercase().contains(&format!("from {own} ")))
+            });
+        Ok(Unassigned { node: node.name, address, ok, heard: heard.unwrap_or_else(|| "nothing".to_owned()) })
     })
 }
 
-fn execute_ping(netns: &Netns, address: IpAddr, packets: &str, interrupt: &Interrupt) -> Result<Done> {
-    let mut ping = Command::new("ping");
-    ping.args([Family::of(address).option(), "-n", "-c", packets, "-i", "0.01", "-W", "2"]);
-    ping.arg(address.to_string()).env("LC_ALL", "C");
-    let done = execute::run(&mut ping, Some(netns), "", &Patience::until(Duration::from_secs(10), interrupt))?;
-    // 0: answers; 1: none; anything else says that there was no ping at all.
-    match done.status.code() {
-        Some(0 | 1) => Ok(done),
-        _ => bail!("`{}` failed: {}: {}", crate::cmd::show(&ping), done.status, done.stderr.trim()),
-    }
+fn ping(state: &State, from: &str, address: IpAddr, interrupt: &Interrupt) -> Result<execute::Done> {
+    let mut command = Command::new("ping");
+    command.args([Family::of(address).option(), "-n", "-c", COUNT, "-i", INTERVAL, "-W", DEADLINE]);
+    command.arg(address.to_string()).env("LC_ALL", "C");
+    execute::run(
+        &mut command,
+        Some(&state.netns(from)),
+        "",
+        &Patience::until(Duration::from_secs(20), interrupt),
+    )
 }
 
-/// The average round trip, if nothing was lost.
-fn round_trip(text: &str) -> Option<f64> {
-    if !text.contains(" 0% packet loss") {
-        return None;
-    }
-    let line = text.lines().find(|line| line.starts_with("rtt "))?;
-    line.split(" = ").nth(1)?.split('/').nth(1)?.parse().ok()
-}
-
-/// Who says that the destination is unreachable. Time exceeded, which is a loop, is another message.
-fn refusal(text: &str) -> Option<IpAddr> {
-    let line = text.lines().find(|line| line.starts_with("From "))?;
-    if !line.contains("estination") || !line.to_lowercase().contains("unreachable") {
-        return None;
-    }
-    line.split_whitespace().nth(1)?.trim_end_matches(':').parse().ok()
-}
-
-/// What a person should see of a ping that went wrong.
-fn last_words(done: &Done) -> String {
-    let text = format!("{}\n{}", done.stdout, done.stderr);
-    let mut lines = text.lines().filter(|line| line.starts_with("From ") || line.contains("packet loss"));
-    lines.next().map_or_else(|| format!("ping: {} {}", done.status, done.stderr.trim()), str::to_owned)
+/// The first line in which somebody else than the target speaks.
+fn heard(output: &str) -> Option<String> {
+    output.lines().find(|line| line.starts_with("From ")).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -168,30 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_trip_is_read_only_when_nothing_was_lost() {
-        let text = |loss| {
-            format!(
-                "3 packets transmitted, 3 received, {loss}% packet loss, time 20ms\n\
-                 rtt min/avg/max/mdev = 0.045/0.051/0.061/0.007 ms\n"
-            )
-        };
-        assert_eq!(round_trip(&text("0")), Some(0.051));
-        assert_eq!(round_trip(&text("33.3333")), None);
-        assert_eq!(round_trip(&text("100")), None);
-        assert_eq!(round_trip(""), None);
-    }
+    fn what_a_node_answers_is_found_in_the_output_of_ping() {
+        let text = "\
+PING 2001:db8:f001::dead(2001:db8:f001::dead) 56 data bytes
+From 2001:db8:0:1::2 icmp_seq=1 Destination unreachable: No route
 
-    #[test]
-    fn only_unreachable_is_a_refusal() {
-        for (line, says) in [
-            ("From 2001:db8:0:1::2 icmp_seq=1 Destination unreachable: Address unreachable", Some("2001:db8:0:1::2")),
-            ("From 192.0.2.2 icmp_seq=1 Destination Host Unreachable", Some("192.0.2.2")),
-            ("From 2001:db8:0:1::2 icmp_seq=1 Time exceeded: Hop limit", None),
-            ("From 192.0.2.2 icmp_seq=1 Time to live exceeded", None),
-            ("64 bytes from 192.0.2.2: icmp_seq=1 ttl=64 time=0.1 ms", None),
-            ("", None),
-        ] {
-            assert_eq!(refusal(line), says.map(|says| says.parse().unwrap()), "{line}");
-        }
+--- 2001:db8:f001::dead ping statistics ---
+2 packets transmitted, 0 received, +2 errors, 100% packet loss, time 50ms
+";
+        assert_eq!(heard(text).unwrap(), "From 2001:db8:0:1::2 icmp_seq=1 Destination unreachable: No route");
+        assert_eq!(heard("PING x\n\n--- x ping statistics ---\n"), None);
     }
 }
