@@ -1,6 +1,7 @@
 //! How long an ADD takes, from exec to result, and how long it would have to take at least.
 
 use std::fmt::Write;
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ struct Series {
 #[derive(Debug, Serialize)]
 pub(super) struct AddReport {
     rounds: u32,
+    /// Load average of the last minute before the measurement: on a busy machine two processes that talk to
+    /// each other lose more than one that does not.
+    load: f64,
     series: Vec<Series>,
 }
 
@@ -61,6 +65,7 @@ impl Report for AddReport {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{pods:>6}  {floor}  {flock}   {ratio:.2}");
         }
+        let _ = write!(text, "\nLoad average before: {:.2}.", self.load);
         text
     }
 
@@ -74,6 +79,7 @@ pub(super) fn run(args: &AddArgs, dist: &Dist, floor: &Path) -> Result<AddReport
     let mut counts: Vec<_> = args.pods.iter().map(|pods| *pods as usize).collect();
     counts.sort_unstable();
     counts.dedup();
+    let load = load()?;
     Netns::new()?.run(|| {
         let node = Node::start(dist)?;
         let mut bench = Bench {
@@ -89,7 +95,7 @@ pub(super) fn run(args: &AddArgs, dist: &Dist, floor: &Path) -> Result<AddReport
             eprintln!("{} rounds beside {pods} pods", args.count);
             series.push(bench.measure(args.count as usize)?);
         }
-        Ok(AddReport { rounds: args.count, series })
+        Ok(AddReport { rounds: args.count, load, series })
     })
 }
 
@@ -148,14 +154,19 @@ impl Bench {
     }
 
     fn add_floor(&self, pod: &Pod) -> Result<Duration> {
-        Ok(self.floor.execute("ADD", pod, &floor_arguments())?.took)
+        Ok(self.floor.execute("ADD", pod, &floor_arguments())?.took())
     }
 
     fn add_flock(&self, pod: &Pod, times: &mut Vec<Duration>) -> Result<String> {
         let answer = self.flock.execute("ADD", pod, &[])?;
-        times.push(answer.took);
+        times.push(answer.took());
         Ok(answer.result()?.host_ifname)
     }
+}
+
+fn load() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg").context("cannot read the load average")?;
+    text.split(' ').next().and_then(|first| first.parse().ok()).context("cannot read the load average")
 }
 
 /// The floor allocates nothing: it is told. Both addresses are outside the node's pools.

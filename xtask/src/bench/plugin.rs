@@ -68,7 +68,7 @@ impl Plugin {
     fn finish(&self, command: &mut Command) -> Result<Answer> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut text = String::new();
-        let start = Instant::now();
+        let began = Instant::now();
         let mut child =
             command.spawn().with_context(|| format!("cannot execute {}", self.program.display()))?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -82,21 +82,26 @@ impl Plugin {
         if !status.success() {
             bail!("{status}: {}", text.trim());
         }
-        Ok(Answer { took: returned.duration_since(start), returned, text })
+        Ok(Answer { began, returned, text })
     }
 }
 
 /// What a successful execution gave.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// From exec to the end of the process.
-    pub(super) took: Duration,
+    /// Just before exec.
+    pub(super) began: Instant,
     /// The end of the process.
     pub(super) returned: Instant,
     text: String,
 }
 
 impl Answer {
+    /// From exec to the end of the process.
+    pub(super) fn took(&self) -> Duration {
+        self.returned.duration_since(self.began)
+    }
+
     /// The result of an ADD.
     pub(super) fn result(&self) -> Result<Attached> {
         let result: Value = serde_json::from_str(&self.text).context("the plugin's result is not JSON")?;
