@@ -86,8 +86,8 @@ struct State {
     /// Why the configuration that is written is not the one in force.
     refused: Option<String>,
     facts: NodeFacts,
-    /// Why the routing daemon does not run what it should.
-    routing_problem: Option<String>,
+    /// What the routing daemon said to the configuration in force; `None` before it was first asked.
+    routing: Option<Result<(), String>>,
 }
 
 impl Node {

@@ -106,7 +106,7 @@ impl Node {
         };
         let Some(wanted) = wanted else { return Ok(None) };
         let outcome = self.ports.routing.apply(&wanted).await;
-        self.state().routing_problem = outcome.as_ref().err().map(ToString::to_string);
+        self.state().routing = Some(outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
         outcome.map(Some)
     }
 

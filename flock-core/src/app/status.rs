@@ -111,8 +111,10 @@ impl State {
         let Some(config) = &self.config else {
             return condition(KIND, false, "NotConfigured", "there is no configuration to work from yet");
         };
-        if let Some(problem) = &self.routing_problem {
-            return condition(KIND, false, "Failed", problem);
+        match &self.routing {
+            None => return condition(KIND, false, "Pending", "the routing daemon has not been asked yet"),
+            Some(Err(problem)) => return condition(KIND, false, "Failed", problem),
+            Some(Ok(())) => {}
         }
         let unheard: Vec<_> = bird::unheard_pools(config).iter().map(ToString::to_string).collect();
         if unheard.is_empty() {

@@ -514,3 +514,27 @@ async fn a_session_starts_from_the_address_on_the_peers_subnet() {
     let applied = world.routing.applied();
     assert_eq!(applied.last().unwrap().peers[0].local, Some("2001:db8:ffff::2".parse().unwrap()));
 }
+
+#[tokio::test]
+async fn the_routing_condition_holds_only_once_the_daemon_has_taken_the_configuration_over() {
+    let world = World::new();
+    world.configure(&["2001:db8:1::/64"], &[]);
+    let node = world.start().await;
+    let condition = async || {
+        let conditions = node.report(NOW).await.status.conditions;
+        let condition =
+            conditions.into_iter().find(|condition| condition.kind == "RoutingConfigured").unwrap();
+        (condition.status, condition.reason)
+    };
+    assert_eq!(condition().await, (false, "Pending".to_owned()));
+    world.routing.set_reachable(false);
+    node.sync_routing().await.unwrap_err();
+    assert_eq!(condition().await, (false, "Failed".to_owned()));
+    world.routing.set_reachable(true);
+    node.sync_routing().await.unwrap();
+    assert_eq!(condition().await, (true, "Applied".to_owned()));
+    world.configure(&["2001:db8:1::/64"], &["192.0.2.0/24"]);
+    node.sync_config();
+    node.sync_routing().await.unwrap();
+    assert_eq!(condition().await, (false, "PoolsUnannounced".to_owned()), "IPv4 pools, no IPv4 peer");
+}
