@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 use crate::attach::Attached;
 use crate::conn::{Conn, Request, errno};
-use crate::inspect::{find_link, identity, is_dying, is_ours, observed, routes_through};
+use crate::inspect::{find_link, identity, is_dying, is_ours, routes_through};
 use crate::reply::Link;
 use crate::request;
 
@@ -46,7 +46,7 @@ pub(crate) fn detach(conn: &mut Conn, attachment: &AttachmentId) -> Result<bool,
 }
 
 fn forget(link: &Link, address: IpAddr) -> Vec<Request> {
-    let route = |protocol| request::delete_route(host_prefix(address), protocol, Some(link.index), 0);
+    let route = |protocol| request::delete_route_through(link.index, host_prefix(address), protocol);
     let mut requests: Vec<Request> = RouteProtocol::ALL.map(route).into();
     requests.push(request::delete_neighbour(link.index, address));
     requests
@@ -55,11 +55,7 @@ fn forget(link: &Link, address: IpAddr) -> Vec<Request> {
 /// For a link that does not say which addresses it has.
 fn forget_routes(conn: &mut Conn, link: &Link) -> Result<Vec<Request>, NetlinkError> {
     conn.prepare_for_dumps()?;
-    let found = routes_through(conn, link.index, is_ours)?;
-    let ours = found.iter().filter_map(|route| observed(route, |_| None));
-    Ok(ours
-        .map(|route| request::delete_route(route.destination, route.protocol, Some(link.index), route.metric))
-        .collect())
+    Ok(routes_through(conn, link.index, is_ours)?.iter().map(request::delete_route).collect())
 }
 
 /// An attachment for somebody who may have given up and rolled back meanwhile, perhaps before there was

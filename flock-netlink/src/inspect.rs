@@ -16,7 +16,7 @@ use crate::request::{self, DYING_GROUP};
 pub(crate) const RTN_UNICAST: u8 = 1;
 pub(crate) const RTN_LOCAL: u8 = 2;
 pub(crate) const RTN_UNREACHABLE: u8 = 7;
-const RT_TABLE_MAIN: u32 = 254;
+pub(crate) const RT_TABLE_MAIN: u32 = 254;
 const RT_SCOPE_LINK: u8 = 253;
 
 /// A link by name, if there is one.
@@ -260,6 +260,8 @@ mod tests {
             oif: Some(7),
             gateway: None,
             source: None,
+            tos: 0,
+            hops: None,
             exotic: false,
             cloned: false,
         }

@@ -100,10 +100,10 @@ impl Netlink for KernelNetlink {
     }
 
     async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError> {
-        let observed = on_thread(routes::read).await?;
-        let plan = routes::plan(&desired(), &observed);
-        if plan.diff.is_empty() {
-            return Ok(plan.diff);
+        let seen = on_thread(routes::read).await?;
+        let plan = routes::plan(&desired(), seen);
+        if plan.is_empty() {
+            return Ok(RouteDiff::default());
         }
         on_thread(move || routes::apply(plan)).await
     }

@@ -1,14 +1,15 @@
 //! The node's own addresses and its way out.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flock_core::ids::IfName;
 use flock_core::ports::{InterfaceAddress, NetlinkError, NodeFacts};
 use ipnet::IpNet;
+use nix::errno::Errno;
 
 use crate::conn::{Conn, errno};
-use crate::inspect::{RTN_UNICAST, is_host_ifname, is_link_local, routes};
+use crate::inspect::{RT_TABLE_MAIN, RTN_UNICAST, is_host_ifname, is_link_local, routes};
 use crate::reply::{Address, Link, Route};
 use crate::request;
 
@@ -48,6 +49,12 @@ fn is_global(found: &Address) -> bool {
     found.flags & IFA_F_DADFAILED == 0 && !address.is_loopback() && !is_link_local(address)
 }
 
+/// An address nobody else has a route to but the default one. A lookup of it costs the same beside a full
+/// BGP table; listing a million routes to find one takes the kernel seconds.
+const NOWHERE6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// Of IPv4: for the unspecified one itself the kernel looks nowhere.
+const NOWHERE4: IpAddr = IpAddr::V4(Ipv4Addr::new(0, 0, 0, 1));
+
 /// The best default route: the one of the lowest metric. Pods' links never have one.
 fn default_route(
     conn: &mut Conn,
@@ -59,6 +66,14 @@ fn default_route(
             && route.kind == RTN_UNICAST
             && route.oif.is_some_and(|index| links.contains_key(&index))
     };
+    let nowhere = if ipv6 { NOWHERE6 } else { NOWHERE4 };
+    match conn.get(&request::match_route(nowhere), Route::read) {
+        Ok(Some(route)) if route.table == RT_TABLE_MAIN && leads_out(&route) => return Ok(Some(route)),
+        Err(error) if errno(&error) == Some(Errno::ENETUNREACH) => return Ok(None),
+        Err(error) if errno(&error).is_none() => return Err(error),
+        // A kernel before 5.3 knows no such IPv4 address, or somebody has a route to it.
+        _ => {}
+    }
     Ok(routes(conn, ipv6, None, None, leads_out)?.into_iter().min_by_key(|route| route.metric))
 }
 

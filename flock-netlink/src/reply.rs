@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use flock_core::ports::Mac;
 use ipnet::IpNet;
 use nix::errno::Errno;
-use rtnetlink::packet_core::{NLMSG_DONE, NLMSG_ERROR, NlasIterator};
+use rtnetlink::packet_core::{DefaultNla, NLMSG_DONE, NLMSG_ERROR, NlasIterator};
 
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
@@ -202,6 +202,11 @@ pub(crate) struct Route {
     pub(crate) oif: Option<u32>,
     pub(crate) gateway: Option<IpAddr>,
     pub(crate) source: Option<IpAddr>,
+    /// Type of service: routes of one prefix that differ in it are different routes (IPv4).
+    pub(crate) tos: u8,
+    /// What says where the route leads in place of one interface and gateway, as the kernel wrote it: several
+    /// next hops, or a nexthop object.
+    pub(crate) hops: Option<DefaultNla>,
     /// Has something flock never writes: several next hops, a nexthop object, an encapsulation, a
     /// gateway of the other family.
     pub(crate) exotic: bool,
@@ -212,6 +217,8 @@ pub(crate) struct Route {
 impl Route {
     pub(crate) fn read(message: &Message<'_>) -> Option<Self> {
         const RTM_F_CLONED: u32 = 0x200;
+        const RTA_MULTIPATH: u16 = 9;
+        const RTA_NH_ID: u16 = 30;
         let payload = (message.kind == RTM_NEWROUTE).then_some(message.payload)?;
         let &[family, prefix_len, _, tos, table, protocol, scope, kind] = payload.first_chunk()?;
         let cloned = u32_at(payload, 8)? & RTM_F_CLONED != 0;
@@ -222,7 +229,7 @@ impl Route {
         };
         let mut destination = any;
         let (mut metric, mut oif, mut gateway, mut source) = (0, None, None, None);
-        let (mut table, mut exotic) = (u32::from(table), tos != 0);
+        let (mut table, mut exotic, mut hops) = (u32::from(table), tos != 0, None);
         for (kind, value) in attributes(payload, 12) {
             match kind {
                 1 => destination = ip(value)?,
@@ -230,17 +237,33 @@ impl Route {
                 5 => gateway = ip(value),
                 6 => metric = u32_at(value, 0)?,
                 7 => source = ip(value),
-                9 => {
-                    exotic = true;
-                    (oif, gateway) = first_hop(value);
+                RTA_MULTIPATH => {
+                    (exotic, (oif, gateway)) = (true, first_hop(value));
+                    hops = hops.or_else(|| Some(DefaultNla::new(kind, value.to_vec())));
                 }
                 15 => table = u32_at(value, 0)?,
-                18 | 22 | 30 => exotic = true,
+                18 | 22 => exotic = true,
+                // The kernel may say what is in the object too, but does not want to hear it.
+                RTA_NH_ID => (exotic, hops) = (true, Some(DefaultNla::new(kind, value.to_vec()))),
                 _ => {}
             }
         }
         let destination = IpNet::new(destination, prefix_len).ok()?;
-        Some(Self { destination, table, protocol, scope, kind, metric, oif, gateway, source, exotic, cloned })
+        Some(Self {
+            destination,
+            table,
+            protocol,
+            scope,
+            kind,
+            metric,
+            oif,
+            gateway,
+            source,
+            tos,
+            hops,
+            exotic,
+            cloned,
+        })
     }
 }
 

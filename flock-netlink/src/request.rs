@@ -1,6 +1,6 @@
 //! The requests flock makes of the kernel, each under the name it has in an error.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::RawFd;
 
 use flock_core::ids::IfName;
@@ -17,11 +17,12 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::conn::Request;
+use crate::reply::Route as Found;
 
 /// Links flock has detached wait in this group (`ip link show group 1718382435`) to be deleted together,
 /// since a deletion costs the same 20 ms for one link and for forty. The number is `floc` in ASCII: nobody
@@ -222,21 +223,44 @@ pub(crate) fn add_unreachable_route(
     write_route(step, message)
 }
 
-/// Deletes a route of one of our protocols, through `ifindex` where given, of this metric unless 0.
-pub(crate) fn delete_route(
+const REMOVE_ROUTE: &str = "remove a route";
+
+/// Deletes a route of one of our protocols through an interface, whatever its scope and kind.
+pub(crate) fn delete_route_through(
+    ifindex: u32,
     destination: IpNet,
     protocol: flock_core::route::RouteProtocol,
-    ifindex: Option<u32>,
-    metric: u32,
 ) -> Request {
     let mut message = route(destination);
     message.header.protocol = RouteProtocol::Other(protocol.number());
-    // Whatever its scope and kind.
     message.header.scope = RouteScope::NoWhere;
     message.header.kind = RouteType::Unspec;
-    message.attributes.extend(ifindex.map(RouteAttribute::Oif));
-    message.attributes.extend((metric > 0).then_some(RouteAttribute::Priority(metric)));
-    request("remove a route", 0, RouteNetlinkMessage::DelRoute(message))
+    message.attributes.push(RouteAttribute::Oif(ifindex));
+    request(REMOVE_ROUTE, 0, RouteNetlinkMessage::DelRoute(message))
+}
+
+/// Deletes exactly this route. Several can share a prefix and a metric, and the kernel deletes the first
+/// that has everything the request names: so it names all there is. Of a kind IPv6 takes no notice, but
+/// an unreachable route leads through `lo` there.
+pub(crate) fn delete_route(found: &Found) -> Request {
+    let mut message = route(found.destination);
+    message.header.protocol = found.protocol.into();
+    message.header.scope = found.scope.into();
+    message.header.kind = found.kind.into();
+    message.header.tos = found.tos;
+    if let Some(hops) = &found.hops {
+        message.attributes.push(RouteAttribute::Other(hops.clone()));
+    } else {
+        // Without a gateway in the request any will do; the unspecified one is that of a route without.
+        let none = found.destination.addr().is_ipv6().then_some(Ipv6Addr::UNSPECIFIED.into());
+        message.attributes.extend(found.oif.map(RouteAttribute::Oif));
+        message
+            .attributes
+            .extend(found.gateway.or(none).map(|address| RouteAttribute::Gateway(address.into())));
+    }
+    message.attributes.extend(found.source.map(|address| RouteAttribute::PrefSource(address.into())));
+    message.attributes.extend((found.metric > 0).then_some(RouteAttribute::Priority(found.metric)));
+    request(REMOVE_ROUTE, 0, RouteNetlinkMessage::DelRoute(message))
 }
 
 /// The pod's way out for one address: default route via the gateway of its family, the address as the
@@ -315,6 +339,15 @@ pub(crate) fn dump_routes(ipv6: bool, protocol: Option<u8>, ifindex: Option<u32>
     message.header.protocol = protocol.map_or(RouteProtocol::Unspec, RouteProtocol::from);
     message.attributes.extend(ifindex.map(RouteAttribute::Oif));
     request("list the routes", 0, RouteNetlinkMessage::GetRoute(message))
+}
+
+/// The entry of the routing table that a packet to `destination` would be forwarded by (Linux 4.13).
+pub(crate) fn match_route(destination: IpAddr) -> Request {
+    let mut request = get_route(destination);
+    if let RouteNetlinkMessage::GetRoute(message) = &mut request.message {
+        message.header.flags = RouteFlags::FibMatch;
+    }
+    request
 }
 
 /// The route a packet to `destination` would take.

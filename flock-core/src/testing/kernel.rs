@@ -39,8 +39,9 @@ pub struct FakeKernel {
 #[derive(Debug, Default)]
 struct State {
     links: BTreeMap<IfName, Link>,
-    /// Routes of our protocols. As in the kernel, prefix and metric are the key, the protocol is not.
-    routes: BTreeMap<(IpNet, u32), ObservedRoute>,
+    /// Routes of our protocols. As in the kernel, prefix and metric say where a route belongs, not the
+    /// protocol, and the first of several in one place counts.
+    routes: BTreeMap<(IpNet, u32), Vec<ObservedRoute>>,
     foreign_routes: BTreeMap<IpNet, u8>,
     /// Interfaces in pods that are none of ours.
     foreign_interfaces: BTreeSet<(NetnsPath, IfName)>,
@@ -103,11 +104,9 @@ impl FakeKernel {
         self.state().routes.retain(|(prefix, _), _| prefix != destination);
     }
 
-    /// Drift: a route of our protocols appears that nobody asked for.
+    /// Drift: a route of our protocols appears that nobody asked for, behind what has its prefix and metric.
     pub fn put_route(&self, route: ObservedRoute) {
-        let mut state = self.state();
-        state.foreign_routes.remove(&route.destination);
-        state.routes.insert((route.destination, route.metric), route);
+        self.state().routes.entry((route.destination, route.metric)).or_default().push(route);
     }
 
     /// A route of somebody else's protocol.
@@ -140,7 +139,9 @@ impl FakeKernel {
         if let Some(link) = state.links.get_mut(&ifname) {
             link.state.host.has_gateway = false;
             link.state.host.neighbours.clear();
-            state.routes.retain(|_, route| route.next_hop != Some(NextHop::Link(ifname.clone())));
+            let writes = state.route_writes;
+            state.remove_routes_of(&ifname);
+            state.route_writes = writes;
         }
     }
 
@@ -177,7 +178,7 @@ impl FakeKernel {
 
     /// Routes of our protocols, in order.
     pub fn routes(&self) -> Vec<ObservedRoute> {
-        self.state().routes.values().cloned().collect()
+        self.state().routes.values().flatten().cloned().collect()
     }
 
     /// Routes of others with their protocols, in order.
@@ -214,15 +215,36 @@ impl State {
     }
 
     fn remove_routes_of(&mut self, ifname: &IfName) {
-        let before = self.routes.len();
-        self.routes.retain(|_, route| route.next_hop != Some(NextHop::Link(ifname.clone())));
-        self.route_writes += before - self.routes.len();
+        let through = Some(NextHop::Link(ifname.clone()));
+        let before: usize = self.routes.values().map(Vec::len).sum();
+        self.routes.values_mut().for_each(|place| place.retain(|route| route.next_hop != through));
+        self.route_writes += before - self.routes.values().map(Vec::len).sum::<usize>();
+    }
+
+    /// Overwrites the first route in its place.
+    fn replace_route(&mut self, route: ObservedRoute) {
+        self.foreign_routes.remove(&route.destination);
+        let place = self.routes.entry((route.destination, route.metric)).or_default();
+        match place.first_mut() {
+            Some(first) => *first = route,
+            None => place.push(route),
+        }
+        self.route_writes += 1;
+    }
+
+    fn delete_route(&mut self, route: &ObservedRoute) {
+        let Some(place) = self.routes.get_mut(&(route.destination, route.metric)) else { return };
+        if let Some(at) = place.iter().position(|there| there == route) {
+            place.remove(at);
+            self.route_writes += 1;
+        }
     }
 
     fn full(&self, link: &Link) -> LinkState {
         let mut state = link.state.clone();
         let through = Some(NextHop::Link(state.host.ifname.clone()));
-        state.host.routes = self.routes.values().filter(|r| r.next_hop == through).cloned().collect();
+        state.host.routes =
+            self.routes.values().flatten().filter(|r| r.next_hop == through).cloned().collect();
         state
     }
 
@@ -260,8 +282,7 @@ impl State {
         self.last_ifindex += 1;
         let state = wanted_state(link, self.last_ifindex);
         for route in &state.host.routes {
-            self.routes.insert((route.destination, route.metric), route.clone());
-            self.route_writes += 1;
+            self.replace_route(route.clone());
         }
         let mut kept = state.clone();
         kept.host.routes.clear();
@@ -280,14 +301,11 @@ impl State {
 
     fn write(&mut self, diff: &RouteDiff) {
         for route in &diff.replace {
-            let route = ObservedRoute::from(route.clone());
-            self.foreign_routes.remove(&route.destination);
-            self.routes.insert((route.destination, route.metric), route);
+            self.replace_route(ObservedRoute::from(route.clone()));
         }
         for route in &diff.remove {
-            self.routes.remove(&(route.destination, route.metric));
+            self.delete_route(route);
         }
-        self.route_writes += diff.replace.len() + diff.remove.len();
     }
 }
 
@@ -343,7 +361,7 @@ impl Netlink for FakeKernel {
         let observed: Vec<_> = {
             let mut state = self.state();
             state.enter(KernelCall::SyncRoutes)?;
-            state.routes.values().cloned().collect()
+            state.routes.values().flatten().cloned().collect()
         };
         // Not under the lock: a test may attach a pod in here.
         let desired = desired();

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{LinkVeth, RouteMessageBuilder};
 
-use crate::world::{World, edit, eventually, on_node, set_link};
+use crate::world::{World, append, edit, eventually, on_node, set_link};
 
 fn run(law: Law) {
     on_node(async move |world| law(world).await);
@@ -76,7 +76,7 @@ impl NetlinkWorld for World {
         if metric > 0 {
             message.attributes.push(RouteAttribute::Priority(metric));
         }
-        edit(None, async |handle| handle.route().add(message).execute().await.unwrap());
+        append(message);
     }
 
     async fn routes(&self) -> BTreeSet<(IpNet, u8, u32)> {

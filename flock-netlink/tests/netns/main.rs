@@ -6,4 +6,5 @@ mod contract;
 mod leftovers;
 mod node;
 mod packets;
+mod routes;
 mod world;

@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use flock_core::ids::IfName;
 use flock_core::ports::{InterfaceAddress, Netlink, NodeFacts};
 use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::route::RouteType;
 use rtnetlink::{LinkVeth, RouteMessageBuilder, RouteNextHopBuilder};
 
-use crate::world::{World, edit, index_of, inside, on_node, set_link, set_up};
+use crate::world::{World, append, edit, index_of, inside, on_node, set_link, set_up};
 
 /// An uplink with these addresses; up, and with somebody at the other end.
 fn uplink(name: &str, addresses: &[&str]) -> u32 {
@@ -120,6 +121,34 @@ fn a_default_route_over_several_next_hops_counts() {
         });
         let found = facts(world).await;
         assert_eq!((found.primary4, found.uplink_mtu), ("198.51.100.10".parse().ok(), Some(1500)));
+    });
+}
+
+#[test]
+fn a_default_route_is_found_behind_filters_of_strange_addresses() {
+    on_node(async |world| {
+        let up0 = uplink("up0", &["198.51.100.10/24", "2001:db8:a::10/64"]);
+        default_via("198.51.100.1", up0, 100, None);
+        default_via("2001:db8:a::1", up0, 100, None);
+        set_link(&IfName::parse("up0").unwrap(), LinkAttribute::Mtu(1440));
+        let plain = facts(world).await;
+        assert_eq!((plain.primary4, plain.uplink_mtu), ("198.51.100.10".parse().ok(), Some(1440)));
+        let kinds = [RouteType::BlackHole, RouteType::Unreachable, RouteType::Prohibit];
+        for (length, kind) in (6u8..).zip(kinds) {
+            let nets = [
+                RouteMessageBuilder::<Ipv6Addr>::new()
+                    .destination_prefix(Ipv6Addr::UNSPECIFIED, length)
+                    .build(),
+                RouteMessageBuilder::<Ipv4Addr>::new()
+                    .destination_prefix(Ipv4Addr::UNSPECIFIED, length)
+                    .build(),
+            ];
+            for mut route in nets {
+                route.header.kind = kind;
+                append(route);
+            }
+            assert_eq!(facts(world).await, plain, "{kind:?}");
+        }
     });
 }
 

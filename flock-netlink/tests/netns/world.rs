@@ -12,10 +12,16 @@ use flock_core::ports::{LinkIdentity, Netlink, NetnsPath, PodLink};
 use flock_core::route::RouteProtocol;
 use flock_core::testing::require;
 use flock_netlink::KernelNetlink;
+use futures::StreamExt;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::Handle;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
 
 /// How long a test waits for something that should take milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,6 +95,20 @@ pub(crate) async fn set_up(handle: &Handle, ifindex: u32) {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     handle.link().set(message).execute().await.unwrap();
+}
+
+/// Adds a route behind those of the same prefix and metric.
+pub(crate) fn append(route: RouteMessage) {
+    edit(None, async |mut handle| {
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(route));
+        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
+        let mut answers = handle.request(message).unwrap();
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload {
+                assert_eq!(error.code, None, "{error}");
+            }
+        }
+    });
 }
 
 /// Changes attributes of a link of the node.

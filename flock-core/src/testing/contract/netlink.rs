@@ -29,7 +29,8 @@ pub trait NetlinkWorld: Sync {
     async fn put_interface(&self, netns: &NetnsPath, ifname: &IfName);
     /// The link loses its alias.
     async fn remove_alias(&self, attachment: &AttachmentId);
-    /// Somebody adds an "unreachable" route; metric 0 is the default one.
+    /// Somebody adds an "unreachable" route, behind those of the same prefix and metric; metric 0 is the
+    /// default one.
     async fn put_route(&self, destination: IpNet, protocol: u8, metric: u32);
     /// Prefix, protocol and metric of all routes of the main table, in order.
     async fn routes(&self) -> BTreeSet<(IpNet, u8, u32)>;
@@ -69,6 +70,7 @@ macro_rules! netlink_contract {
             change_of_protocol_is_one_replace
             route_of_a_pod_keeps_its_place_when_it_changes_protocol
             same_prefix_with_another_metric_is_removed
+            only_the_stale_one_of_two_routes_in_one_place_is_removed
             routes_to_a_missing_link_are_left_out
             prefixes_of_every_length_are_routed
             a_thousand_routes_are_routed
@@ -447,6 +449,28 @@ pub async fn same_prefix_with_another_metric_is_removed(world: &dyn NetlinkWorld
         let metric = ObservedRoute::default_metric(&route.destination);
         assert_eq!(ours(world).await, BTreeSet::from([(route.destination, 117, metric)]));
         world.netlink().sync_routes(&RouteSet::default).await.unwrap();
+    }
+}
+
+pub async fn only_the_stale_one_of_two_routes_in_one_place_is_removed(world: &dyn NetlinkWorld) {
+    let link = dual(world, "a", 1);
+    attach(world, &link).await;
+    let to_pod = host_routes(&link);
+    let to_nobody: Vec<Route> =
+        to_pod.iter().map(|route| Route { next_hop: NextHop::Unreachable, ..route.clone() }).collect();
+    for stale_first in [false, true] {
+        for route in &to_nobody {
+            world.put_route(route.destination, route.protocol.number(), 0).await;
+        }
+        let (wanted, stale) = if stale_first { (&to_nobody, &to_pod) } else { (&to_pod, &to_nobody) };
+        let wanted = || wanted.iter().cloned().collect::<RouteSet>();
+        let diff = world.netlink().sync_routes(&wanted).await.unwrap();
+        let removed = sorted(stale.iter().cloned().map(ObservedRoute::from));
+        assert_eq!((diff.replace, sorted(diff.remove)), (vec![], removed), "stale first: {stale_first}");
+        let through_pod = inspect(world, &link).await.unwrap().host.routes.len();
+        assert_eq!(through_pod, if stale_first { 0 } else { 2 }, "stale first: {stale_first}");
+        assert_eq!(ours(world).await.len(), 2, "stale first: {stale_first}");
+        assert!(world.netlink().sync_routes(&wanted).await.unwrap().is_empty());
     }
 }
 
