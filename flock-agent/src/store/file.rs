@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use flock_core::ipam::Snapshot;
+use flock_core::ipam::{Ipam, Snapshot};
 use flock_core::ports::StoreError;
 
 /// Largest state read, in bytes: a quarter of a million pods on one node.
@@ -68,6 +68,8 @@ impl StateFile {
             let known = Snapshot::VERSION;
             return Err(corrupt(format!("version is {}, this flock knows {known}", snapshot.version)));
         }
+        // One that contradicts itself would be refused at every start, and nobody but a person could help.
+        Ipam::restore(snapshot.clone()).map_err(|error| corrupt(error.to_string()))?;
         Ok(Some(snapshot))
     }
 

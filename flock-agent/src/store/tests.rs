@@ -117,11 +117,15 @@ async fn what_is_no_state_is_kept_aside_and_never_lost() {
     let mut bench = Bench::new();
     let version_2 = serde_json::to_string(&Snapshot { version: 2, ..snapshot_of(1, 0) }).unwrap();
     let good = serde_json::to_string(&snapshot_of(1, 1)).unwrap();
+    let mut twice = snapshot_of(1, 1);
+    twice.allocations.extend(twice.allocations.clone());
+    let twice = serde_json::to_string(&twice).unwrap();
     let cases = [
         (String::new(), "EOF while parsing"),
         (good[..good.len() - 1].to_owned(), "EOF while parsing"),
         (good.clone() + "x", "trailing characters"),
         (good.replace("/eth0", "/et/h0"), "interface name"),
+        (twice, "is there twice"),
         (version_2, "version is 2, this flock knows 1"),
     ];
     for (index, (text, reason)) in cases.iter().enumerate() {
