@@ -1,1 +1,417 @@
-//! What surrounds the agent goes wrong: disk, manifests, namespaces, another agent, a reboot.
+//! What surrounds the agent goes wrong: disk, manifests, namespaces, a second agent, a reboot.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use flock_cni::error::code;
+use flock_cni::wire::{Add, Call};
+use nix::sys::signal::Signal;
+
+use crate::harness::{NODE_CONFIG, Netns, TestNode, addresses, eventually, netns_available, plain_add};
+
+/// The state cannot be written: no ADD succeeds or leaves anything, a pod is out of service after its DEL
+/// whatever that answers, and once it can be written all is as if nothing had been.
+fn state_cannot_be_written(node: &TestNode, break_it: impl FnOnce(), mend_it: impl FnOnce()) {
+    let (old, new) = (Netns::new(), Netns::new());
+    let before = node.add("before", &old).unwrap();
+    break_it();
+    for _ in 0..3 {
+        let error = node.add("c1", &new).unwrap_err();
+        assert_eq!(error.code(), code::TRY_AGAIN, "{error}");
+        assert!(error.to_string().contains("allocations.json"), "{error}");
+    }
+    assert_eq!(node.report()["allocations"].as_array().unwrap().len(), 1);
+    node.assert_reached(addresses(&before));
+    assert_eq!(node.del("before").unwrap_err().code(), code::TRY_AGAIN);
+    node.assert_empty();
+    mend_it();
+    node.del("before").unwrap();
+    let added = node.add("c1", &new).unwrap();
+    node.assert_reached(addresses(&added));
+    node.kill();
+    node.start();
+    node.wait_ready();
+    assert_eq!(node.report()["allocations"].as_array().unwrap().len(), 1);
+    assert_eq!(node.add("c1", &new).unwrap(), added);
+    node.del("c1").unwrap();
+    node.assert_empty();
+}
+
+#[test]
+fn while_the_state_file_cannot_be_made_nothing_is_attached() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::serving();
+    let blocker = node.state_file().with_extension("json.tmp");
+    state_cannot_be_written(
+        &node,
+        || fs::create_dir(&blocker).unwrap(),
+        || fs::remove_dir(&blocker).unwrap(),
+    );
+}
+
+#[test]
+fn while_the_disk_is_full_nothing_is_attached() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::new();
+    node.manifest("node.yaml", NODE_CONFIG);
+    let state = node.state_file().parent().unwrap().to_owned();
+    fs::create_dir(&state).unwrap();
+    let mounts = Command::new("unshare").args(["--mount", "true"]).status();
+    let mounts = mounts.is_ok_and(|status| status.success());
+    if !flock_core::testing::require("mount namespaces", mounts) {
+        return;
+    }
+    // Seen by the agent alone, and gone with it.
+    let agent = node.command();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("mount -t tmpfs -o size=64k flock \"$0\" && exec \"$@\"").arg(&state);
+    command.arg(agent.get_program()).args(agent.get_args());
+    node.start_as(command);
+    node.wait_ready();
+    let pod = Netns::new();
+    let before = node.add("before", &pod).unwrap();
+
+    let inside = PathBuf::from(format!("/proc/{}/root", node.pid())).join(state.strip_prefix("/").unwrap());
+    let filler = inside.join("filler");
+    assert!(fs::write(&filler, vec![0; 1 << 20]).is_err(), "64 KiB are enough for a MiB");
+    let other = Netns::new();
+    let error = node.add("c1", &other).unwrap_err();
+    assert_eq!(error.code(), code::TRY_AGAIN);
+    assert!(error.to_string().contains("No space left on device"), "{error}");
+    let text = fs::read_to_string(inside.join("allocations.json")).unwrap();
+    assert!(text.contains("before/eth0") && !text.contains("c1/eth0"), "{text}");
+    fs::remove_file(filler).unwrap();
+    node.add("c1", &other).unwrap();
+    node.assert_reached(addresses(&before));
+    node.del("before").unwrap();
+    node.del("c1").unwrap();
+    node.assert_empty();
+}
+
+fn node_config(cidr6: &str, cidr4: &str) -> String {
+    NODE_CONFIG.replace("2001:db8:f001::/64", cidr6).replace("198.51.100.0/24", cidr4)
+}
+
+/// Destinations of the routes of a protocol number.
+fn routes(node: &TestNode, protocol: &str) -> Vec<String> {
+    let show = |family| node.netns.output("ip", &[family, "route", "show", "proto", protocol]);
+    let text = show("-6") + &show("-4");
+    let mut routes: Vec<String> = text
+        .lines()
+        .filter_map(|line| Some(line.trim_start_matches("unreachable ").split(' ').next()?.to_owned()))
+        .collect();
+    routes.sort();
+    routes
+}
+
+fn assert_routes(node: &TestNode, protocol: &str, wanted: &[&str]) {
+    let mut wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+    wanted.sort();
+    let holds = || routes(node, protocol) == wanted;
+    let otherwise = || format!("{:?} instead of {wanted:?}\n{}", routes(node, protocol), node.log());
+    eventually("the routes are as wanted", holds, otherwise);
+}
+
+fn condition(node: &TestNode, kind: &str) -> serde_json::Value {
+    let report = node.report();
+    let conditions = report["conditions"].as_array().unwrap();
+    conditions.iter().find(|it| it["kind"] == kind || it["type"] == kind).unwrap().clone()
+}
+
+#[test]
+fn pools_change_under_load_and_pods_keep_their_addresses() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::serving();
+    let (old, new) = (Netns::new(), Netns::new());
+    let added = node.add("old", &old).unwrap();
+    let held: Vec<String> = addresses(&added).iter().map(ToString::to_string).collect();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for worker in 0..3 {
+            let (node, done) = (&node, &done);
+            scope.spawn(move || {
+                for n in 0.. {
+                    let pod = Netns::new();
+                    node.add(&format!("w{worker}-{n}"), &pod).unwrap();
+                    node.del(&format!("w{worker}-{n}")).unwrap();
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+        }
+        for _ in 0..3 {
+            node.manifest("node.yaml", &node_config("2001:db8:f002::/64", "203.0.113.0/24"));
+            let is_announced = |route: &str| routes(&node, "117").iter().any(|it| it == route);
+            eventually(
+                "the old addresses are announced on their own",
+                || held.iter().all(|it| is_announced(it)),
+                || node.log(),
+            );
+            node.manifest("node.yaml", NODE_CONFIG);
+            eventually(
+                "the aggregate covers them again",
+                || !held.iter().any(|it| is_announced(it)),
+                || node.log(),
+            );
+        }
+        node.manifest("node.yaml", &node_config("2001:db8:f002::/64", "203.0.113.0/24"));
+        eventually(
+            "new pools",
+            || routes(&node, "117").contains(&"203.0.113.0/24".to_owned()),
+            || node.log(),
+        );
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_routes(&node, "117", &["2001:db8:f002::/64", "203.0.113.0/24", &held[0], &held[1]]);
+    assert_routes(&node, "118", &[]);
+    node.assert_reached(addresses(&added));
+    assert_eq!(node.add("old", &old).unwrap(), added, "the same ADD after the change");
+    let fresh = addresses(&node.add("new", &new).unwrap());
+    assert!(
+        fresh.iter().all(|it| match it {
+            IpAddr::V6(it) => it.segments()[..3] == [0x2001, 0xdb8, 0xf002],
+            IpAddr::V4(it) => it.octets()[..3] == [203, 0, 113],
+        }),
+        "{fresh:?}"
+    );
+    node.del("old").unwrap();
+    node.del("new").unwrap();
+    node.assert_empty();
+    assert_routes(&node, "117", &["2001:db8:f002::/64", "203.0.113.0/24"]);
+}
+
+#[test]
+fn the_last_good_node_config_stays_in_force() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::serving();
+    let bad = [
+        (node_config("2001:db8:f001::1/64", "198.51.100.0/24"), "2001:db8:f001::/64"),
+        (node_config("2001:db8:f001::/64", "198.51.100.0/31"), "198.51.100.0/31"),
+        (NODE_CONFIG.replace("64500", "0"), "asn"),
+    ];
+    for (n, (text, reason)) in bad.iter().enumerate() {
+        node.manifest("node.yaml", text);
+        let refused = || condition(&node, "ConfigAccepted");
+        eventually(
+            "the config is refused",
+            || refused()["message"].to_string().contains(reason),
+            || refused().to_string(),
+        );
+        assert_eq!(refused()["reason"], "Refused");
+        node.call(Call::Status).unwrap();
+        node.add(&format!("c{n}"), &Netns::new()).unwrap();
+    }
+    node.manifest("node.yaml", "kind: [NodeConfig\n");
+    let problems = || node.report()["problems"].to_string();
+    eventually("the file is reported", || problems().contains("node.yaml"), problems);
+    node.add("broken", &Netns::new()).unwrap();
+    fs::remove_file(node.dir.path().join("manifests/node.yaml")).unwrap();
+    let message = || condition(&node, "ConfigAccepted").to_string();
+    eventually("it is said to be gone", || message().contains("the NodeConfig was deleted"), message);
+    node.add("gone", &Netns::new()).unwrap();
+    assert_routes(&node, "117", &["2001:db8:f001::/64", "198.51.100.0/24"]);
+    node.manifest("node.yaml", NODE_CONFIG);
+    eventually("all is well", || condition(&node, "ConfigAccepted")["status"] == true, message);
+}
+
+#[test]
+fn a_manifest_directory_that_is_made_anew_is_followed() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::serving();
+    let manifests = node.dir.path().join("manifests");
+    fs::remove_dir_all(&manifests).unwrap();
+    let problems = || node.report()["problems"].to_string();
+    eventually("it is said to be gone", || problems().contains("cannot read directory"), problems);
+    node.add("c1", &Netns::new()).unwrap();
+    fs::create_dir(&manifests).unwrap();
+    node.manifest("node.yaml", &node_config("2001:db8:f002::/64", "203.0.113.0/24"));
+    eventually("new pools", || routes(&node, "117").contains(&"203.0.113.0/24".to_owned()), || node.log());
+    assert_eq!(problems(), "[]");
+}
+
+#[test]
+fn an_exhausted_pool_says_so_and_serves_again_as_soon_as_a_pod_goes() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::new();
+    let config = NODE_CONFIG.replace("198.51.100.0/24", "198.51.100.0/30").replace("  cidr6", "  #cidr6");
+    node.manifest("node.yaml", &config);
+    node.start();
+    node.wait_ready();
+    let (first, second) = (Netns::new(), Netns::new());
+    let added = node.add("c1", &first).unwrap();
+    for round in 0..3 {
+        let error = node.add("c2", &second).unwrap_err();
+        assert_eq!(error.code(), code::TRY_AGAIN);
+        assert!(error.to_string().contains("198.51.100.0/30: 1 in use, 0 cooling down"), "{error}");
+        node.del("c2").unwrap();
+        node.del(if round == 0 { "c1" } else { "c3" }).unwrap();
+        let again = node.add("c3", &Netns::new()).unwrap();
+        assert_eq!(addresses(&again), addresses(&added), "nothing else is free");
+    }
+    node.del("c3").unwrap();
+    let third = node.add("c4", &second).unwrap();
+    node.assert_reached(addresses(&third));
+    node.del("c4").unwrap();
+    node.assert_empty();
+}
+
+#[test]
+fn a_pod_that_goes_while_the_agent_is_dead_is_deleted_afterwards() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::serving();
+    let pod = Netns::new();
+    node.add("c1", &pod).unwrap();
+    node.kill();
+    drop(pod);
+    let links = || node.netns.output("ip", &["-o", "link", "show", "type", "veth"]);
+    eventually("the kernel takes the link with the namespace", || links().is_empty(), links);
+    node.start();
+    node.wait_ready();
+    assert_eq!(node.report()["allocations"].as_array().unwrap().len(), 1, "until the runtime says DEL");
+    assert_routes(&node, "118", &[]);
+    node.del("c1").unwrap();
+    node.assert_empty();
+}
+
+#[test]
+fn a_second_agent_changes_nothing_before_it_is_refused() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::serving();
+    let pod = Netns::new();
+    let added = node.add("c1", &pod).unwrap();
+    let state = fs::read(node.state_file()).unwrap();
+    // The first agent must not repair what the second one does.
+    node.signal(Signal::SIGSTOP);
+    let unfinished = node.state_file().with_extension("json.tmp");
+    fs::write(&unfinished, "of the first agent").unwrap();
+    let forwarding = "/proc/sys/net/ipv4/ip_forward";
+    node.netns.run(|| fs::write(forwarding, "0").unwrap());
+    let elsewhere = node.dir.path().join("elsewhere/allocations.json").into_os_string();
+    for state_path in [node.state_file().into_os_string(), elsewhere] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
+        let first = node.command();
+        let theirs = first.get_args().map(ToOwned::to_owned);
+        command.args(theirs.map(|it| if it == *node.state_file() { state_path.clone() } else { it }));
+        let output = node.netns.run(|| command.output().unwrap());
+        assert_eq!(output.status.code(), Some(1));
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(stderr.contains("another agent"), "{stderr}");
+        assert_eq!(fs::read(node.state_file()).unwrap(), state);
+        assert_eq!(fs::read_to_string(&unfinished).unwrap(), "of the first agent");
+        assert_eq!(node.netns.run(|| fs::read_to_string(forwarding).unwrap()).trim(), "0");
+    }
+    node.signal(Signal::SIGCONT);
+    assert_eq!(node.add("c1", &pod).unwrap(), added);
+}
+
+#[test]
+fn allocations_of_another_boot_are_dropped() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::serving();
+    let pod = Netns::new();
+    let added = node.add("c1", &pod).unwrap();
+    node.kill();
+    node.netns.output("ip", &["link", "del", &added.host_ifname]);
+    let mut state: serde_json::Value = serde_json::from_slice(&fs::read(node.state_file()).unwrap()).unwrap();
+    state["bootId"] = "0123".into();
+    fs::write(node.state_file(), state.to_string()).unwrap();
+    node.start();
+    node.wait_ready();
+    assert_eq!(node.report()["allocations"], serde_json::json!([]));
+    let text = fs::read_to_string(node.state_file()).unwrap();
+    assert!(!text.contains("c1/eth0") && !text.contains("0123\""), "not for the next start either: {text}");
+    node.del("c1").unwrap();
+    let added = node.add("c2", &pod).unwrap();
+    node.assert_reached(addresses(&added));
+    node.del("c2").unwrap();
+    node.assert_empty();
+}
+
+#[test]
+fn a_refused_annotation_names_key_value_and_reason() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::serving();
+    let manifest = |ipv6: &str, ipv4: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  annotations:\n    \
+             flock.fritzlab.net/ipv6: \"{ipv6}\"\n    flock.fritzlab.net/ipv4: \"{ipv4}\"\n"
+        )
+    };
+    node.manifest("web.yaml", &manifest("maybe", "false"));
+    let pod = Netns::new();
+    let mut answer = Ok(());
+    let refused = || {
+        answer = node.add_pod("c1", &pod, Some("web")).map(drop);
+        node.del("c1").unwrap();
+        answer.is_err()
+    };
+    eventually("the manifest is read", refused, || node.log());
+    let error = answer.unwrap_err();
+    assert_eq!(error.code(), code::POD_REFUSED);
+    for word in ["flock.fritzlab.net/ipv6", "\"maybe\"", "true"] {
+        assert!(error.to_string().contains(word), "{word}: {error}");
+    }
+    node.assert_empty();
+    // The runtime's word counts more than the manifest.
+    let annotations = |ipv6: &str, ipv4: &str| {
+        let pair = |family, value: &str| (format!("flock.fritzlab.net/{family}"), value.to_owned());
+        Some(BTreeMap::from([pair("ipv6", ipv6), pair("ipv4", ipv4)]))
+    };
+    let with = |annotations| node.add_with(Add { annotations, ..plain_add("c1", &pod.path()) });
+    assert_eq!(with(annotations("false", "false")).unwrap_err().code(), code::POD_REFUSED);
+    node.assert_empty();
+    assert!(matches!(addresses(&with(annotations(" TRUE ", "false")).unwrap())[..], [IpAddr::V6(_)]));
+}
+
+#[test]
+fn what_is_no_network_namespace_of_a_pod_is_refused() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::serving();
+    let (own, file) = (node.netns.path(), node.dir.path().join("file"));
+    fs::write(&file, "").unwrap();
+    let file = file.display().to_string();
+    let directory = node.dir.path().display().to_string();
+    let cases = [
+        (own.as_str(), "it is the node's own"),
+        ("/run/netns/flock-has-no-such", "No such file or directory"),
+        (&file, "Invalid argument"),
+        (&directory, "Invalid argument"),
+        ("run/netns/relative", "absolute path"),
+    ];
+    for (path, reason) in cases {
+        let error = node.add_with(plain_add("c1", path)).unwrap_err();
+        assert_eq!(error.code(), code::INVALID_ENVIRONMENT, "{path}: {error}");
+        assert!(error.to_string().contains(path), "{path}: {error}");
+        assert!(error.to_string().contains(reason), "{path}: {error}");
+        node.assert_empty();
+    }
+}

@@ -117,14 +117,14 @@ fn assert_consistent(node: &TestNode, runtimes: &[Runtime]) {
 }
 
 #[test]
-fn an_agent_killed_at_any_moment_loses_no_pod_and_leaks_none() {
+fn an_agent_that_ends_at_any_moment_loses_no_pod_and_leaks_none() {
     if !netns_available() {
         return;
     }
     let node = TestNode::serving();
     let mut dice = Dice(2);
     let mut runtimes: Vec<Runtime> = (0..6).map(Runtime::new).collect();
-    for _ in 0..15 {
+    for round in 0..18 {
         thread::scope(|scope| {
             let (before, after) = (dice.below(40), dice.below(20));
             for runtime in &mut runtimes {
@@ -132,7 +132,11 @@ fn an_agent_killed_at_any_moment_loses_no_pod_and_leaks_none() {
                 scope.spawn(move || (0..12).for_each(|_| runtime.step(node)));
             }
             thread::sleep(Duration::from_millis(before));
-            node.kill();
+            if round % 3 == 2 {
+                assert_eq!(node.terminate().code(), Some(0));
+            } else {
+                node.kill();
+            }
             thread::sleep(Duration::from_millis(after));
             node.start();
         });
