@@ -49,8 +49,8 @@ fn is_global(found: &Address) -> bool {
     found.flags & IFA_F_DADFAILED == 0 && !address.is_loopback() && !is_link_local(address)
 }
 
-/// An address nobody else has a route to but the default one. A lookup of it costs the same beside a full
-/// BGP table; listing a million routes to find one takes the kernel seconds.
+/// An address that only a default route leads to. Looking it up costs the same beside a full BGP table,
+/// where listing a quarter of a million routes takes 90 ms.
 const NOWHERE6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// Of IPv4: for the unspecified one itself the kernel looks nowhere.
 const NOWHERE4: IpAddr = IpAddr::V4(Ipv4Addr::new(0, 0, 0, 1));

@@ -1,6 +1,6 @@
 //! The requests flock makes of the kernel, each under the name it has in an error.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::RawFd;
 
 use flock_core::ids::IfName;
@@ -251,12 +251,8 @@ pub(crate) fn delete_route(found: &Found) -> Request {
     if let Some(hops) = &found.hops {
         message.attributes.push(RouteAttribute::Other(hops.clone()));
     } else {
-        // Without a gateway in the request any will do; the unspecified one is that of a route without.
-        let none = found.destination.addr().is_ipv6().then_some(Ipv6Addr::UNSPECIFIED.into());
         message.attributes.extend(found.oif.map(RouteAttribute::Oif));
-        message
-            .attributes
-            .extend(found.gateway.or(none).map(|address| RouteAttribute::Gateway(address.into())));
+        message.attributes.extend(found.gateway.map(|address| RouteAttribute::Gateway(address.into())));
     }
     message.attributes.extend(found.source.map(|address| RouteAttribute::PrefSource(address.into())));
     message.attributes.extend((found.metric > 0).then_some(RouteAttribute::Priority(found.metric)));
