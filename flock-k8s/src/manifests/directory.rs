@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flock_core::ids::NodeName;
 use flock_core::ports::{ClusterView, Readiness};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::merge::{Content, merge};
 use super::read::{Fault, MAX_FILE_BYTES, Manifest, Object, Syntax, parse};
@@ -182,14 +182,16 @@ fn read(path: &Path) -> io::Result<(Option<Stamp>, Vec<u8>)> {
     Ok((stamp.settled(now).then_some(stamp), bytes))
 }
 
-/// Says which objects have no effect: those of a kind flock does not know once per kind.
+/// Says which objects have no effect, once per kind.
 fn mention(file: &str, manifest: &Manifest, warned: &mut BTreeSet<(String, String)>) {
+    let mut first = |api_version: &str, kind: &str| warned.insert((api_version.to_owned(), kind.to_owned()));
     match &manifest.object {
-        Object::Other { api_version, kind } if warned.insert((api_version.clone(), kind.clone())) => {
+        Object::Other { api_version, kind } if first(api_version, kind) => {
             warn!(file, api_version, kind, "manifests of this kind are ignored");
         }
-        Object::NetworkPolicy { namespace, name } => {
-            debug!(file, namespace, name, "network policies from manifests have no effect yet");
+        // Whoever writes one believes in it.
+        Object::NetworkPolicy { namespace, name } if first("networking.k8s.io/v1", "NetworkPolicy") => {
+            warn!(file, namespace, name, "network policies are not enforced by this version of flock");
         }
         _ => {}
     }
