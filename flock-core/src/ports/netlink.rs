@@ -58,11 +58,17 @@ pub struct NetnsPath(String);
 impl NetnsPath {
     /// Parses a path.
     pub fn parse(path: &str) -> Result<Self, String> {
-        if !path.starts_with('/') || path.len() > 4095 || path.contains('\0') {
-            let shown: String = path.chars().take(80).collect();
-            return Err(format!("network namespace {shown:?} must be an absolute path"));
-        }
-        Ok(Self(path.to_owned()))
+        let reason = if !path.starts_with('/') {
+            "must be an absolute path"
+        } else if path.len() > 4095 {
+            "is longer than the 4095 bytes a path may have"
+        } else if path.contains('\0') {
+            "may not hold a NUL"
+        } else {
+            return Ok(Self(path.to_owned()));
+        };
+        let shown: String = path.chars().take(80).collect();
+        Err(format!("network namespace {shown:?} {reason}"))
     }
 
     /// The path.

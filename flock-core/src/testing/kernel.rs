@@ -131,8 +131,8 @@ impl FakeKernel {
         }
     }
 
-    /// Drift: somebody sets the host side down and up again; IPv6 loses the gateway address and the route,
-    /// neighbours go too.
+    /// Drift: somebody sets the host side down and up again; the gateway address, the routes and the
+    /// neighbours are gone.
     pub fn bounce_link(&self, attachment: &AttachmentId) {
         let mut state = self.state();
         let ifname = attachment.host_ifname();
