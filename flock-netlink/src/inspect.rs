@@ -97,7 +97,7 @@ pub(crate) fn is_ours(route: &Route) -> bool {
 pub(crate) fn observed(route: &Route, ifname: impl FnOnce(u32) -> Option<IfName>) -> Option<ObservedRoute> {
     let plain = !route.exotic && route.gateway.is_none() && route.source.is_none();
     let next_hop = match route.kind {
-        RTN_UNREACHABLE => Some(NextHop::Unreachable),
+        RTN_UNREACHABLE if !route.exotic => Some(NextHop::Unreachable),
         RTN_UNICAST if plain && (route.destination.addr().is_ipv6() || route.scope == RT_SCOPE_LINK) => {
             route.oif.and_then(ifname).map(NextHop::Link)
         }
@@ -289,6 +289,8 @@ mod tests {
             Route { exotic: true, ..route("2001:db8::1/128") },
             Route { kind: 6, ..route("2001:db8::1/128") },
             Route { oif: None, ..route("2001:db8::1/128") },
+            // Another type of service: packets of the others do not take it.
+            Route { kind: RTN_UNREACHABLE, exotic: true, ..route("192.0.2.0/24") },
         ];
         for route in &drift {
             assert_eq!(seen(route), None, "{route:?}");
