@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -125,19 +126,25 @@ fn an_agent_that_ends_at_any_moment_loses_no_pod_and_leaks_none() {
     let mut dice = Dice(2);
     let mut runtimes: Vec<Runtime> = (0..6).map(Runtime::new).collect();
     for round in 0..18 {
+        let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            let (before, after) = (dice.below(40), dice.below(20));
             for runtime in &mut runtimes {
-                let node = &node;
-                scope.spawn(move || (0..12).for_each(|_| runtime.step(node)));
+                let (node, done) = (&node, &done);
+                scope.spawn(move || {
+                    while !done.load(Ordering::Relaxed) {
+                        runtime.step(node);
+                    }
+                });
             }
-            thread::sleep(Duration::from_millis(before));
+            thread::sleep(Duration::from_millis(dice.below(150)));
             if round % 3 == 2 {
                 assert_eq!(node.terminate().code(), Some(0));
             } else {
                 node.kill();
             }
-            thread::sleep(Duration::from_millis(after));
+            // Whatever is not taken back or finished now must be found again by the next agent.
+            done.store(true, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(dice.below(20)));
             node.start();
         });
         node.wait_ready();
