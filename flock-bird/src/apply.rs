@@ -93,23 +93,29 @@ impl BirdSocket {
     /// Whether BIRD runs this text and would come back with it. The file is looked at too: somebody may
     /// have removed or changed it, and BIRD may have been started anew on that.
     async fn runs(&self, writer: &Writer, text: &str) -> bool {
-        writer.running.as_deref() == Some(text)
-            && fs::read(self.conf.as_path()).await.is_ok_and(|file| file == text.as_bytes())
+        writer.running.as_deref() == Some(text) && self.is_in_place(text).await
+    }
+
+    async fn is_in_place(&self, text: &str) -> bool {
+        fs::read(self.conf.as_path()).await.is_ok_and(|file| file == text.as_bytes())
     }
 
     async fn change(&self, writer: &mut Writer, text: String) -> Result<(), RoutingError> {
-        self.write_candidate(text.as_bytes()).await?;
         let mut client = match Client::connect(&self.socket, self.timing.reply).await {
             Ok(client) => client,
             Err(error) => {
                 // No BIRD to check it; it will start with it.
                 if matches!(error, RoutingError::Unreachable { .. }) {
                     writer.running = None;
-                    self.put_in_place().await?;
+                    if !self.is_in_place(&text).await {
+                        self.write_candidate(text.as_bytes()).await?;
+                        self.put_in_place().await?;
+                    }
                 }
                 return Err(error);
             }
         };
+        self.write_candidate(text.as_bytes()).await?;
         client.settled(self.timing.reconfigure).await?;
         if let Err(error) = client.check(&self.candidate).await {
             // Best effort: a stale candidate is overwritten by the next one.

@@ -61,7 +61,6 @@ enum Command<'a> {
     Configure,
     Status,
     Protocols,
-    RouteCount,
     GracefulRestart,
     Down,
 }
@@ -74,7 +73,6 @@ impl fmt::Display for Command<'_> {
             Self::Configure => f.write_str("configure"),
             Self::Status => f.write_str("show status"),
             Self::Protocols => f.write_str("show protocols all"),
-            Self::RouteCount => f.write_str("show route count"),
             Self::GracefulRestart => f.write_str("graceful restart"),
             Self::Down => f.write_str("down"),
         }
@@ -164,17 +162,6 @@ impl Client {
         let reply = self.ask(Command::Protocols).await?;
         let sessions = if reply.last.code == 0 { protocols::sessions(&reply) } else { None };
         sessions.ok_or_else(|| not_understood(Command::Protocols, &reply))
-    }
-
-    /// Routes in all tables of BIRD.
-    pub async fn route_count(&mut self) -> Result<u64, RoutingError> {
-        let reply = self.ask(Command::RouteCount).await?;
-        let total = || {
-            let total = reply.last.text.strip_prefix("Total: ")?;
-            total.split_whitespace().next()?.parse().ok()
-        };
-        let count = if reply.last.code == 14 { total() } else { None };
-        count.ok_or_else(|| not_understood(Command::RouteCount, &reply))
     }
 
     /// Has BIRD end so that its peers keep the routes until it is back (RFC 4724). It goes a moment after

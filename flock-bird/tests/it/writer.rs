@@ -1,6 +1,6 @@
 //! What the adapter writes and says, step by step, against a scripted BIRD.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -148,6 +148,10 @@ async fn without_bird_the_file_is_put_in_place_for_its_start() {
     for n in [1, 2] {
         assert_eq!(routing.apply(&config(n)).await.unwrap_err().label(), "bird_unreachable");
         assert_eq!(file(&server), text(n));
+        let inode = || std::fs::metadata(server.conf()).unwrap().ino();
+        let written = inode();
+        assert_eq!(routing.apply(&config(n)).await.unwrap_err().label(), "bird_unreachable");
+        assert_eq!(inode(), written, "asking again writes nothing");
     }
     // It has started by now, but who knows on which of the two.
     std::os::unix::fs::symlink(server.socket(), &nobody).unwrap();
