@@ -6,24 +6,17 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::pool::{address, number, targets};
 use super::space::{Space, SplitMix64};
 use super::{Addresses, Allocation, IpamError, Phase, PoolUsage, Request, Want};
-use crate::config::NodeConfig;
 use crate::family::Family;
 use crate::ids::AttachmentId;
 use crate::time::Timestamp;
 
-/// The pools of a node, as [`NodeConfig`] checks them: those of a family do not overlap.
+/// The pools of a node, as [`NodeConfig`](crate::config::NodeConfig) checks them: those of a family do not overlap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pools {
     /// IPv6 pools, in the order to use them.
     pub v6: Vec<Ipv6Net>,
     /// IPv4 pools, in the order to use them.
     pub v4: Vec<Ipv4Net>,
-}
-
-impl From<&NodeConfig> for Pools {
-    fn from(config: &NodeConfig) -> Self {
-        Self { v6: config.cidr6.clone(), v4: config.cidr4.clone() }
-    }
 }
 
 /// The allocator: a value that one task owns. No address has two holders, whatever is called in whatever
