@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{Learned, Router};
@@ -18,22 +21,38 @@ use crate::lab::topology::{Family, NODES, ROUTER_ASN};
 /// Debian keeps the daemons outside every `PATH`.
 const DAEMONS: &str = "/usr/lib/frr";
 
+/// Where zebra listens for bgpd.
+const ZEBRA_SOCKET: &str = "zserv.api";
+
+/// How long zebra may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 pub(super) fn start(router: &Router) -> Result<Vec<Daemon>> {
+    let mut zebra = start_daemon(router, "zebra", "hostname router\n")?;
+    // A bgpd that finds no zebra tries again after 10 s. Until then it knows no interfaces, and takes every
+    // update with a link-local next hop for a withdrawal.
+    let started = Instant::now();
+    while UnixStream::connect(router.dir.join(ZEBRA_SOCKET)).is_err() {
+        zebra.check()?;
+        if started.elapsed() > PATIENCE {
+            bail!("zebra does not listen after {} s\n{}", PATIENCE.as_secs(), zebra.tail());
+        }
+        sleep(Duration::from_millis(5));
+    }
+    Ok(vec![zebra, start_daemon(router, "bgpd", &config())?])
+}
+
+fn start_daemon(router: &Router, name: &str, config: &str) -> Result<Daemon> {
     let dir = &router.dir;
-    [("zebra", "hostname router\n".to_owned()), ("bgpd", config())]
-        .into_iter()
-        .map(|(name, config)| {
-            let conf = dir.join(format!("{name}.conf"));
-            fs::write(&conf, config).with_context(|| format!("cannot write {}", conf.display()))?;
-            let mut daemon = Command::new(Path::new(DAEMONS).join(name));
-            // Everything it usually keeps in shared places goes into the lab's directory; no TCP terminal. Root
-            // has to be in the group that owns vtysh's sockets.
-            daemon.args(["-u", "root", "-g", "frrvty", "-P", "0", "--log", "stdout"]);
-            daemon.arg("-f").arg(&conf).arg("--vty_socket").arg(dir);
-            daemon.arg("-i").arg(dir.join(format!("{name}.pid"))).arg("-z").arg(dir.join("zserv.api"));
-            Daemon::start("router", &mut daemon, &router.netns, &dir.join(format!("{name}.log")))
-        })
-        .collect()
+    let conf = dir.join(format!("{name}.conf"));
+    fs::write(&conf, config).with_context(|| format!("cannot write {}", conf.display()))?;
+    let mut daemon = Command::new(Path::new(DAEMONS).join(name));
+    // Everything it usually keeps in shared places goes into the lab's directory; no TCP terminal. Root has to
+    // be in the group that owns vtysh's sockets.
+    daemon.args(["-u", "root", "-g", "frrvty", "-P", "0", "--log", "stdout"]);
+    daemon.arg("-f").arg(&conf).arg("--vty_socket").arg(dir);
+    daemon.arg("-i").arg(dir.join(format!("{name}.pid"))).arg("-z").arg(dir.join(ZEBRA_SOCKET));
+    Daemon::start("router", &mut daemon, &router.netns, &dir.join(format!("{name}.log")))
 }
 
 fn config() -> String {
@@ -83,13 +102,16 @@ fn ask_json(router: &Router, question: &str) -> Result<Value> {
 }
 
 pub(super) fn version(router: &Router) -> Result<String> {
-    // vtysh answers this by itself; the second question is for bgpd.
+    // vtysh answers this by itself; the others have to be there too, and to know of each other.
     let text = ask(router, "show version")?;
     ask_json(router, "show bgp summary json")?;
+    if !ask(router, "show zebra client summary")?.lines().any(|line| line.starts_with("bgp ")) {
+        bail!("bgpd has not reached zebra yet");
+    }
     let words: Vec<_> = text.split_whitespace().take(2).collect();
     match words.as_slice() {
         ["FRRouting", version] => Ok(format!("FRR {version}")),
-        _ => anyhow::bail!("FRR does not say who it is: {text:?}"),
+        _ => bail!("FRR does not say who it is: {text:?}"),
     }
 }
 
