@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::execute::Patience;
 use super::interrupt::Interrupt;
-use super::netns;
+use super::netns::{self, Netns};
 use super::node::NodeDir;
 use super::pods::{Attached, Sandbox};
 use super::process::Daemon;
@@ -41,6 +41,17 @@ impl Cluster {
     pub(super) fn wire(&self) -> Result<()> {
         netns::make(self.state.namespaces())?;
         let router = self.state.netns("router");
+        for name in std::iter::once("router").chain(topology::links().map(|(name, _)| name)) {
+            // Whatever the machine's defaults are. Without duplicate address detection the link-local addresses,
+            // which neighbour discovery asks from, work as soon as they are there.
+            let on_all = ["all", "default"].map(|scope| {
+                [("disable_ipv6", "0"), ("accept_dad", "0")]
+                    .map(|(name, value)| (format!("ipv6/conf/{scope}/{name}"), value))
+            });
+            let settings: Vec<_> =
+                on_all.iter().flatten().map(|(name, value)| (name.as_str(), *value)).collect();
+            self.state.netns(name).sysctls(&settings)?;
+        }
         router.sysctls(&[("ipv6/conf/all/forwarding", "1"), ("ipv4/ip_forward", "1")])?;
         let mut lines = "link set lo up\n".to_owned();
         for (name, link) in topology::links() {
@@ -85,7 +96,11 @@ impl Cluster {
             if let Some(bad) = conditions.iter().find(|condition| condition["status"] != true) {
                 bail!("{}: {}", bad["kind"].as_str().unwrap_or("?"), bad["message"].as_str().unwrap_or("?"));
             }
-            Ok(status["routing"].as_str().unwrap_or("BIRD").to_owned())
+            // The conditions are about the configuration; this is whether the daemon answers.
+            match status["routing"].as_str().unwrap_or_default() {
+                daemon if daemon.starts_with("BIRD ") => Ok(daemon.to_owned()),
+                problem => bail!("{}: {problem}", node.name),
+            }
         })
     }
 
@@ -155,21 +170,7 @@ impl Cluster {
             let dir = NodeDir::new(&self.state, node)?;
             let (agent, netns) = (self.dist.agent.clone(), self.state.netns(node.name));
             self.wait_for("nothing of the pods is left", || {
-                let mut left = Vec::new();
-                let links = netns.show("link show type veth")?;
-                left.extend(
-                    links
-                        .iter()
-                        .filter_map(|link| link["ifname"].as_str())
-                        .filter(|name| name.starts_with("flock"))
-                        .map(str::to_owned),
-                );
-                for show in ["-6 route show proto 118", "-4 route show proto 118", "neigh show nud permanent"]
-                {
-                    left.extend(
-                        netns.show(show)?.iter().filter_map(|entry| Some(entry["dst"].as_str()?.to_owned())),
-                    );
-                }
+                let mut left = leftovers(&netns, node)?;
                 let status = dir.status(&agent)?;
                 left.extend(
                     status["allocations"]
@@ -216,6 +217,30 @@ impl Cluster {
         self.state.destroy()?;
         self.daemons.into_iter().try_for_each(Daemon::reap)
     }
+}
+
+/// What the kernel of a node has that only a pod brings: links, routes but the aggregates, neighbours.
+fn leftovers(netns: &Netns, node: &Node) -> Result<Vec<String>> {
+    let text = |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap_or("?").to_owned();
+    let links = netns.show("link show")?;
+    let links = links.iter().map(|link| text(link, "ifname")).filter(|name| name != "lo" && name != "up0");
+    let mut left: Vec<_> = links.map(|name| format!("link {name}")).collect();
+    for family in Family::ALL {
+        for protocol in [117, 118] {
+            for route in netns.show(&format!("{} route show proto {protocol}", family.option()))? {
+                let destination = text(&route, "dst");
+                let aggregate = protocol == 117
+                    && route["type"] == "unreachable"
+                    && destination == node.pool(family).to_string();
+                if !aggregate {
+                    left.push(format!("route to {destination}"));
+                }
+            }
+        }
+    }
+    let neighbours = netns.show("neigh show nud permanent")?;
+    left.extend(neighbours.iter().map(|entry| format!("neighbour {}", text(entry, "dst"))));
+    Ok(left)
 }
 
 /// Whether a route of the router is the pool of this node, from this node alone.

@@ -133,6 +133,11 @@ impl Sandbox {
                     done.stdout.trim()
                 );
             }
+            if let Some(address) = attached.address(family)
+                && !node.pool(family).contains(&address)
+            {
+                bail!("ADD of {NAMESPACE}/{pod_name} gave {address}, outside {}", node.pool(family));
+            }
         }
         Ok(attached)
     }

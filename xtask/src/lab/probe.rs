@@ -43,6 +43,9 @@ const INTERVAL: &str = "0.05";
 /// Seconds to wait for an answer that does not come.
 const DEADLINE: &str = "2";
 
+/// An unassigned address has to be refused within this time; silence takes longer.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// How many at a time; the machine has other things to do.
 const PARALLEL: usize = 8;
 
@@ -67,7 +70,8 @@ pub(super) fn matrix(state: &State, pods: &[Attached], interrupt: &Interrupt) ->
             from,
             to,
             address: *address,
-            ok: done.status.success() && !done.stdout.contains("100% packet loss"),
+            // ping is content with one answer; a path that loses every other packet is not.
+            ok: done.status.success() && done.stdout.contains(" 0% packet loss"),
         })
     })
 }
@@ -82,6 +86,7 @@ pub(super) fn unassigned(state: &State, interrupt: &Interrupt) -> Result<Vec<Una
         let heard = heard(&done.stdout);
         let from_node = Family::ALL.map(|family| node.link.neighbour.of(family).to_string());
         let ok = !done.status.success()
+            && done.took < AT_ONCE
             && heard.as_deref().is_some_and(|line| {
                 line.to_lowercase().contains("unreachable")
                     && from_node.iter().any(|own| line.to_lowercase().contains(&format!("from {own} ")))
