@@ -16,7 +16,8 @@ mod router;
 mod state;
 mod topology;
 
-use std::os::unix::process::ExitStatusExt;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -24,6 +25,7 @@ use clap::{Args, Subcommand};
 
 use self::cluster::Cluster;
 use self::interrupt::{Interrupt, Interrupted};
+use self::node::NodeDir;
 use self::progress::{Paint, Progress};
 use self::report::Report;
 use self::router::{Kind, Router};
@@ -68,7 +70,8 @@ enum LabTask {
     Exec {
         #[command(flatten)]
         which: Which,
-        /// Where: router, client, node1, node2, or a pod such as web-1
+        /// Where: router, client, node1, node2, or a pod such as web-1. In a node, `flock-agent status` is of
+        /// that node
         element: String,
         /// What
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -94,7 +97,7 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
         bail!("the lab is made of Linux network namespaces: please run it on Linux");
     }
     if !cmd::is_root() {
-        bail!("network namespaces take root: please run `sudo -E {} lab`", invocation());
+        bail!("network namespaces take root: please run `sudo -E cargo xtask lab`");
     }
     let outcome = match args.task {
         None => make(&args.options, None),
@@ -108,9 +111,9 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
     })
 }
 
-/// How this program is called.
+/// How this program was called, for commands a person can repeat.
 fn invocation() -> &'static str {
-    "cargo xtask"
+    if std::env::var_os("SUDO_USER").is_some() { "sudo -E cargo xtask" } else { "cargo xtask" }
 }
 
 /// The option that names a lab, where it is needed.
@@ -147,7 +150,8 @@ fn make(options: &Options, keep: Option<&str>) -> Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         let paint = Paint::if_wanted(std::io::IsTerminal::is_terminal(&std::io::stdout()));
-        println!("\n{}", report.table(paint));
+        let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+        println!("\n{}", report.table(paint, width.unwrap_or(usize::MAX)));
     }
     let verdict = if report.ok { "every cell holds" } else { "something does not hold: look for ✗" };
     if let Some(name) = keep {
@@ -255,13 +259,11 @@ impl Drop for Guard {
 /// What to try in a lab that stands.
 fn prompts(state: &State, name: &str) -> Result<String> {
     let run = format!("{} lab exec{}", invocation(), name_option(name));
-    let agent = state.element_dir(NODES[0].name)?.join("agent.sock");
-    let dist = cmd::root().join("target/dist/flock-agent");
     let mut lines = vec!["It stands. Try:".to_owned()];
     lines.push(format!("  {run} node1 -- ip -6 route show proto 117"));
     lines.push(format!("  {run} web-1 -- ip address"));
     lines.push(format!("  {run} web-1 -- ping -c 3 {}", topology::CLIENT.neighbour.v6));
-    lines.push(format!("  {run} node1 -- {} status --socket {}", dist.display(), agent.display()));
+    lines.push(format!("  {run} node1 -- flock-agent status"));
     for command in Router::new(state)?.commands() {
         lines.push(format!("  {run} router -- {command}"));
     }
@@ -275,18 +277,31 @@ fn standing(name: &str) -> Result<State> {
     })
 }
 
-/// Runs a command in an element and ends as it does.
+/// Becomes a command in an element: its terminal, its signals and its exit status are its own.
 fn exec(name: &str, element: &str, command: &[String]) -> Result<ExitCode> {
     let state = standing(name)?;
+    // As the agent writes it, too.
+    let element = element.strip_prefix(&format!("{}/", topology::NAMESPACE)).unwrap_or(element);
     if !topology::elements().any(|known| known == element) {
         let known: Vec<_> = topology::elements().collect();
         bail!("there is no {element:?} in the lab; there are {}", known.join(", "));
     }
-    let (program, arguments) = command.split_first().context("say which command to run")?;
-    let mut child = state.netns(element).spawn(Command::new(program).args(arguments))?;
-    let status = child.wait().with_context(|| format!("cannot wait for {program}"))?;
-    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    // Unlike entering the namespace alone, `ip netns exec` shows its /sys too, not the host's.
+    let mut inside = Command::new("ip");
+    inside.args(["netns", "exec", state.netns(element).name()]).args(command);
+    inside.env("PATH", path_with_agent()?);
+    if let Some(node) = NODES.iter().find(|node| node.name == element) {
+        inside.envs(NodeDir::new(&state, node)?.environment());
+    }
+    Err(inside.exec()).context("cannot execute ip")
+}
+
+/// `PATH`, with our own `flock-agent` first.
+fn path_with_agent() -> Result<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let ours = cmd::root().join("target/dist");
+    std::env::join_paths(std::iter::once(ours).chain(std::env::split_paths(&path)))
+        .context("PATH cannot be extended")
 }
 
 fn down(name: &str) -> Result<ExitCode> {

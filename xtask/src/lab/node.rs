@@ -27,6 +27,15 @@ impl NodeDir {
         self.0.join("agent.sock")
     }
 
+    /// What makes commands of flock talk to this node.
+    pub(super) fn environment(&self) -> [(&'static str, PathBuf); 3] {
+        [
+            ("FLOCK_SOCKET", self.socket()),
+            ("FLOCK_BIRD_CONF", self.0.join("bird.conf")),
+            ("FLOCK_BIRD_SOCKET", self.0.join("bird.ctl")),
+        ]
+    }
+
     fn manifests(&self) -> PathBuf {
         self.0.join("manifests")
     }

@@ -38,9 +38,14 @@ pub(super) struct PodRow {
     pub(super) add_ms: f64,
 }
 
-/// Headings of the pods; those of two columns have a cell per family.
-const POD_COLUMNS: [&str; 6] =
-    ["client → pod", "pod → client", "→ own node", "→ other node", "router → node", "ADD"];
+/// Headings of what is said of a pod, in full and for a narrow terminal. Pods have a line per family.
+const POD_COLUMNS: [(&str, &str); 5] = [
+    ("client → pod", "in"),
+    ("pod → client", "out"),
+    ("pods, same node", "same"),
+    ("other node", "other"),
+    ("ADD", "ADD"),
+];
 
 impl Report {
     /// Puts together what was seen, and judges it.
@@ -95,12 +100,24 @@ impl Report {
         self.pods.iter().find(|row| row.pod == pod).map(|row| row.node)
     }
 
-    /// The table.
-    pub(super) fn table(&self, paint: Paint) -> String {
+    /// The table, for a terminal of so many columns.
+    pub(super) fn table(&self, paint: Paint, width: usize) -> String {
+        let table = self.sections(|(full, _)| full);
+        if table.width(2) <= width {
+            table.draw(2, paint)
+        } else {
+            self.sections(|(_, short)| short).draw(1, paint)
+        }
+    }
+
+    fn sections(&self, heading: impl Fn((&'static str, &'static str)) -> &'static str) -> Table {
         let mut table = Table::default();
-        table.heading(&["pod", "node", "IPv6", "IPv4"].into_iter().chain(POD_COLUMNS).collect::<Vec<_>>());
+        let of_pods = ["pod", "node", "address"].into_iter().chain(POD_COLUMNS.map(heading));
+        table.heading(&of_pods.collect::<Vec<_>>());
         for row in &self.pods {
-            table.row(self.pod_row(row));
+            for family in Family::ALL {
+                table.row(self.pod_row(row, family));
+            }
         }
         table.heading(&["router learned", "from", "next hop", "AS", "forwards to"]);
         for route in &self.learned {
@@ -117,44 +134,38 @@ impl Report {
         }
         table.heading(&["unassigned", "node", "client hears"]);
         for probe in &self.unassigned {
-            let heard = if probe.ok { Cell::good(&probe.heard) } else { Cell::bad(&probe.heard) };
+            // Less of what ping says anyway: who said it, and what.
+            let heard = probe.heard.replace("From ", "").replace(" icmp_seq=1", ":");
+            let heard = heard.replace("Destination unreachable", "unreachable");
+            let heard = if probe.ok { Cell::good(&heard) } else { Cell::bad(&heard) };
             table.row(vec![Cell::plain(&probe.address.to_string()), Cell::plain(probe.node), heard]);
         }
-        table.draw(paint)
+        table
     }
 
-    fn pod_row(&self, row: &PodRow) -> Vec<Cell> {
-        let has = |family| match family {
-            Family::V6 => row.ipv6.is_some(),
-            Family::V4 => row.ipv4.is_some(),
+    /// What is said of a pod in a family; its name, and what is of both, in the first line only.
+    fn pod_row(&self, row: &PodRow, family: Family) -> Vec<Cell> {
+        let (address, first) = match family {
+            Family::V6 => (row.ipv6, true),
+            Family::V4 => (row.ipv4, false),
         };
-        let both = |fits: &dyn Fn(&Ping) -> bool| {
-            Cell::families(Family::ALL.map(|family| has(family).then(|| self.count(family, fits))))
-        };
+        let once = |text: &str| Cell::plain(if first { text } else { "" });
+        let pings = |fits: &dyn Fn(&Ping) -> bool| Cell::count(address.map(|_| self.count(family, fits)));
         let to_pods = |own: bool| {
-            both(&|ping: &Ping| {
+            pings(&|ping: &Ping| {
                 ping.from == row.pod && self.node_of(ping.to).is_some_and(|node| (node == row.node) == own)
             })
         };
-        let address = |address: Option<IpAddr>| {
-            Cell::plain(&address.map_or_else(|| "-".to_owned(), |address| address.to_string()))
-        };
-        let node = NODES.iter().find(|node| node.name == row.node);
-        let learned = Family::ALL.map(|family| {
-            has(family).then(|| (usize::from(node.is_some_and(|node| self.learned_from(node, family))), 1))
-        });
         let add = Took(std::time::Duration::from_secs_f64(row.add_ms / 1000.0));
         vec![
-            Cell::plain(row.pod),
-            Cell::plain(row.node),
-            address(row.ipv6),
-            address(row.ipv4),
-            both(&|ping: &Ping| ping.from == "client" && ping.to == row.pod),
-            both(&|ping: &Ping| ping.from == row.pod && ping.to == "client"),
+            once(row.pod),
+            once(row.node),
+            Cell::plain(&address.map_or_else(|| "-".to_owned(), |address| address.to_string())),
+            pings(&|ping: &Ping| ping.from == "client" && ping.to == row.pod),
+            pings(&|ping: &Ping| ping.from == row.pod && ping.to == "client"),
             to_pods(true),
             to_pods(false),
-            Cell::families(learned),
-            Cell::plain(&add.to_string()),
+            once(&add.to_string()),
         ]
     }
 }
@@ -180,17 +191,21 @@ impl Cell {
         Self { text: text.to_owned(), good: Some(false) }
     }
 
-    /// One mark per family: all of a kind worked, `good/all` where not, `-` where the pod has no such family.
-    fn families(counts: [Option<(usize, usize)>; 2]) -> Self {
-        let mark = |(name, count): (&str, Option<(usize, usize)>)| match count {
-            None => format!("{name} -"),
-            Some((0, 0)) => format!("{name} none"),
-            Some((good, all)) if good == all && all == 1 => format!("{name} ok"),
-            Some((good, all)) => format!("{name} {good}/{all}"),
-        };
-        let [v6, v4] = counts;
-        let good = counts.iter().flatten().all(|(good, all)| good == all && *all > 0);
-        Self { text: [mark(("v6", v6)), mark(("v4", v4))].join("  "), good: Some(good) }
+    /// How many of how many worked; `-`, and neither good nor bad, where the pod has no such family.
+    fn count(count: Option<(usize, usize)>) -> Self {
+        match count {
+            None => Self::plain("-"),
+            // Not one was tried, which is no success either.
+            Some((_, 0)) => Self::bad("0"),
+            Some((1, 1)) => Self::good("ok"),
+            Some((good, all)) if good == all => Self::good(&format!("{good}/{all}")),
+            Some((good, all)) => Self::bad(&format!("{good}/{all}")),
+        }
+    }
+
+    /// As it is drawn, before it is coloured: what is wrong is marked without colours too.
+    fn shown(&self) -> String {
+        if self.good == Some(false) { format!("{} ✗", self.text) } else { self.text.clone() }
     }
 }
 
@@ -209,25 +224,31 @@ impl Table {
         }
     }
 
-    fn draw(&self, paint: Paint) -> String {
+    /// Columns the table takes, with so many between two of its own.
+    fn width(&self, gap: usize) -> usize {
+        let of = |section: &Vec<Vec<Cell>>| {
+            let widths = widths(section);
+            1 + widths.iter().sum::<usize>() + gap * widths.len().saturating_sub(1)
+        };
+        self.0.iter().map(of).max().unwrap_or(0)
+    }
+
+    fn draw(&self, gap: usize, paint: Paint) -> String {
         let mut text = String::new();
         for section in &self.0 {
-            let columns = section.iter().map(Vec::len).max().unwrap_or(0);
-            let width = |column: usize| {
-                section.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count()).max()
-            };
-            let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+            let widths = widths(section);
             for (index, row) in section.iter().enumerate() {
-                let mut line = String::new();
+                let mut line = " ".to_owned();
                 for (cell, width) in row.iter().zip(&widths) {
-                    let padding = " ".repeat(width.saturating_sub(cell.text.chars().count()));
+                    let plain = cell.shown();
+                    let padding = " ".repeat(width.saturating_sub(plain.chars().count()) + gap);
                     let shown = match (index, cell.good) {
-                        (0, _) => paint.bold(&cell.text),
-                        (_, Some(true)) => paint.green(&cell.text),
-                        (_, Some(false)) => paint.red(&format!("{} ✗", cell.text)),
-                        (_, None) => cell.text.clone(),
+                        (0, _) => paint.bold(&plain),
+                        (_, Some(true)) => paint.green(&plain),
+                        (_, Some(false)) => paint.red(&plain),
+                        (_, None) => plain,
                     };
-                    let _ = write!(line, " {shown}{padding} ");
+                    let _ = write!(line, "{shown}{padding}");
                 }
                 let _ = writeln!(text, "{}", line.trim_end());
             }
@@ -237,16 +258,82 @@ impl Table {
     }
 }
 
+/// The width of each column of a section.
+fn widths(section: &[Vec<Cell>]) -> Vec<usize> {
+    let columns = section.iter().map(Vec::len).max().unwrap_or(0);
+    let cells = |column: usize| section.iter().filter_map(move |row| row.get(column));
+    (0..columns)
+        .map(|column| cells(column).map(|cell| cell.shown().chars().count()).max().unwrap_or(0))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_family_a_pod_lacks_is_never_a_success() {
-        let cell = Cell::families([Some((1, 1)), None]);
-        assert_eq!((cell.text.as_str(), cell.good), ("v6 ok  v4 -", Some(true)));
-        assert_eq!(Cell::families([Some((2, 3)), None]).good, Some(false));
-        assert_eq!(Cell::families([Some((0, 0)), None]).good, Some(false), "nothing was tried");
+        for (count, shown, good) in [
+            (None, "-", None),
+            (Some((1, 1)), "ok", Some(true)),
+            (Some((3, 3)), "3/3", Some(true)),
+            (Some((2, 3)), "2/3 ✗", Some(false)),
+            (Some((0, 0)), "0 ✗", Some(false)),
+        ] {
+            let cell = Cell::count(count);
+            assert_eq!((cell.shown().as_str(), cell.good), (shown, good), "{count:?}");
+        }
+    }
+
+    /// A report as wide as one gets: random identifiers, a ping that failed, all that a pod can have.
+    fn wide() -> Report {
+        let v6: IpAddr = "2001:db8:f001:0:303f:b72e:530b:3821".parse().unwrap();
+        let pods = vec![
+            PodRow {
+                pod: "four-1",
+                node: "node1",
+                ipv6: None,
+                ipv4: Some("198.51.100.2".parse().unwrap()),
+                add_ms: 99.0,
+            },
+            PodRow { pod: "web-1", node: "node1", ipv6: Some(v6), ipv4: None, add_ms: 1.5 },
+        ];
+        let pings = vec![Ping { from: "client", to: "web-1", address: v6, ok: false }];
+        let unassigned = vec![Unassigned {
+            node: "node1",
+            address: "2001:db8:f001::dead".parse().unwrap(),
+            ok: true,
+            heard: "From 2001:db8:0:1::2 icmp_seq=1 Destination unreachable: Address unreachable".to_owned(),
+        }];
+        Report {
+            ok: false,
+            router: String::new(),
+            sessions: vec![],
+            learned: vec![],
+            pods,
+            pings,
+            unassigned,
+        }
+    }
+
+    #[test]
+    fn table_fits_the_terminal() {
+        for width in [80, 110, usize::MAX] {
+            let table = wide().table(Paint::if_wanted(false), width);
+            assert!(table.lines().all(|line| line.chars().count() <= width), "{width}\n{table}");
+        }
+    }
+
+    #[test]
+    fn every_line_of_a_pod_is_of_one_family() {
+        let table = wide().table(Paint::if_wanted(false), 80);
+        let words = |start: &str| {
+            let line = table.lines().find(|line| line.trim_start().starts_with(start)).unwrap();
+            line.split_whitespace().collect::<Vec<_>>()
+        };
+        assert_eq!(words("four-1"), ["four-1", "node1", "-", "-", "-", "-", "-", "99", "ms"]);
+        assert_eq!(words("198.51.100.2"), ["198.51.100.2", "0", "✗", "0", "✗", "0", "✗", "0", "✗"]);
+        assert_eq!(words("web-1")[2..5], ["2001:db8:f001:0:303f:b72e:530b:3821", "0/1", "✗"]);
     }
 
     #[test]
