@@ -235,7 +235,8 @@ fn make_way(
 /// to be deleted, is ours to remove.
 fn make_way_in_pod(host: &mut Conn, link: &PodLink, netns: &Netns) -> Result<(), NetlinkError> {
     let inner = link.identity.attachment.ifname();
-    let Some(there) = netns.visit(|| find_link(&mut Conn::open()?, inner))? else { return Ok(()) };
+    let look = || netns.visit(|| find_link(&mut Conn::open()?, inner));
+    let Some(there) = look()? else { return Ok(()) };
     let is_other_end = |found: &Link| found.peer == Some(there.index) && is_host_ifname(&found.name);
     let other_end = match there.peer {
         Some(index) => find_index(host, index)?.filter(|found| is_dying(found) && is_other_end(found)),
@@ -243,6 +244,8 @@ fn make_way_in_pod(host: &mut Conn, link: &PodLink, netns: &Netns) -> Result<(),
     };
     match other_end.and_then(|found| IfName::parse(&found.name).ok()) {
         Some(retired) => delete(host, &retired),
+        // Deleted between the two looks: it waited for its turn just as the second look did.
+        None if look()?.is_none_or(|now| now.index != there.index) => Ok(()),
         None => Err(NetlinkError::InterfaceExists { ifname: inner.clone(), path: netns.path().clone() }),
     }
 }
