@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::drift::drift;
 use super::error::AttachError;
 use super::lock::AttachmentGuard;
 use super::rollback::{Rollback, Undo};
@@ -78,6 +79,9 @@ impl Node {
     ) -> Result<Attached, AttachError> {
         let config = self.config_in_force()?;
         let held = self.state().ipam.get(guard.attachment()).cloned();
+        if let Some(attached) = self.running(held.as_ref(), request).await? {
+            return Ok(attached);
+        }
         let allocation = match held {
             Some(allocation) => allocation,
             None => self.allocate(guard, request, &config, now, entropy).await?,
@@ -101,6 +105,20 @@ impl Node {
         self.persist().await?;
         self.look_again_if_outdated(guard, &link);
         Ok(Attached { link: state, addresses: allocation.addresses })
+    }
+
+    /// The attachment as it is, if it is whole: the pod may be using it, so a repeated ADD does not touch it,
+    /// whatever a new one would look like by now.
+    async fn running(
+        &self,
+        held: Option<&Allocation>,
+        request: &AttachRequest,
+    ) -> Result<Option<Attached>, AttachError> {
+        let Some(held) = held.filter(|held| held.phase == Phase::Committed) else { return Ok(None) };
+        let seen = self.ports.netlink.inspect(&held.attachment, Some(request.netns.clone())).await?;
+        Ok(seen
+            .filter(|seen| drift(held, seen).is_empty())
+            .map(|link| Attached { link, addresses: held.addresses }))
     }
 
     fn config_in_force(&self) -> Result<std::sync::Arc<NodeConfig>, AttachError> {

@@ -155,6 +155,24 @@ async fn the_same_add_twice_gives_the_same_result() {
 }
 
 #[tokio::test]
+async fn a_repeated_add_leaves_a_whole_link_alone_and_mends_a_broken_one() {
+    let world = World::new();
+    let node = world.start().await;
+    let first = add(&node, "c1", &request(None)).await.unwrap();
+    // By now a new pod would get another MTU, but this one is running.
+    world.kernel.set_node(NodeFacts { uplink_mtu: Some(9000), ..NodeFacts::default() });
+    node.sync_facts().await.unwrap();
+    let attaches = || world.kernel.calls().iter().filter(|call| **call == KernelCall::Attach).count();
+    let before = attaches();
+    let second = add(&node, "c1", &request(None)).await.unwrap();
+    assert_eq!((second.link.host.mtu, attaches()), (first.link.host.mtu, before));
+    world.kernel.break_route(&"192.0.2.2/32".parse().unwrap());
+    add(&node, "c1", &request(None)).await.unwrap();
+    assert_eq!(attaches(), before + 1);
+    assert!(world.kernel.routes().iter().any(|route| route.destination.to_string() == "192.0.2.2/32"));
+}
+
+#[tokio::test]
 async fn a_del_leaves_nothing_and_a_second_one_succeeds() {
     let world = World::new();
     let node = world.start().await;
@@ -187,6 +205,7 @@ async fn a_failed_repeat_keeps_the_addresses_of_a_running_pod() {
     let world = World::new();
     let node = world.start().await;
     let first = add(&node, "c1", &request(None)).await.unwrap();
+    world.kernel.break_route(&"192.0.2.2/32".parse().unwrap());
     world.kernel.fail_next(KernelCall::Attach);
     add(&node, "c1", &request(None)).await.unwrap_err();
     assert_eq!(world.saved().await, vec![("c1/eth0".to_owned(), Phase::Committed)]);
