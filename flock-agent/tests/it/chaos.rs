@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use flock_cni::error::code;
 use flock_cni::wire::{Call, Request};
 use nix::sys::signal::Signal;
 
@@ -61,7 +62,11 @@ impl Runtime {
         let container = format!("c{}-{}", self.name, self.started);
         match node.add(&container, netns) {
             Ok(added) => *live = Some(Live { container, addresses: addresses(&added) }),
-            Err(_) => delete(node, &container),
+            // Only a killed agent may keep a pod waiting; nothing is wrong with what was asked.
+            Err(error) => {
+                assert_eq!(error.code(), code::TRY_AGAIN, "{error}");
+                delete(node, &container);
+            }
         }
     }
 
