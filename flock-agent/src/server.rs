@@ -227,7 +227,7 @@ async fn handle_add(node: &Node, add: cni::Add, answer: Answer) {
     }
     let abandoned = AtomicBool::new(false);
     let is_abandoned = || abandoned.load(Ordering::Acquire);
-    let mut work = std::pin::pin!(node.attach(&guard, &request, clock::now(), rand::random(), &is_abandoned));
+    let mut work = std::pin::pin!(node.attach(&guard, &request, &clock::now, rand::random(), &is_abandoned));
     match timeout(ADD_DEADLINE, &mut work).await {
         Ok(Ok(attached)) => {
             let (v6, v4) = (attached.addresses.v6, attached.addresses.v4);
@@ -244,8 +244,17 @@ async fn handle_add(node: &Node, add: cni::Add, answer: Answer) {
             answer
                 .send(Outcome::Error(wire::failure(code::TRY_AGAIN, "the node did not finish within 30 s")))
                 .await;
-            if let Err(error) = work.await {
-                tracing::info!(pod, %container_id, op = "add", %error, "taken back");
+            // It may have passed the point of no return just before it was told.
+            let taken_back = match work.await {
+                Ok(_) => node.detach(&guard, clock::now()).await.map_err(|error| error.to_string()),
+                Err(error) => {
+                    tracing::info!(pod, %container_id, op = "add", %error, "given up");
+                    Ok(())
+                }
+            };
+            match taken_back {
+                Ok(()) => tracing::info!(pod, %container_id, op = "add", "taken back"),
+                Err(error) => tracing::error!(pod, %container_id, op = "add", error, "not wholly taken back"),
             }
         }
     }

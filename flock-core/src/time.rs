@@ -26,3 +26,6 @@ impl Timestamp {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 }
+
+/// Tells the time; for work that takes a while and needs to know when it ended.
+pub type Clock<'a> = &'a (dyn Fn() -> Timestamp + Send + Sync);

@@ -14,7 +14,7 @@ use crate::ids::{PodKey, PodUid};
 use crate::ipam::{Addresses, Allocation, Phase, Request, Want};
 use crate::ports::{ClusterView, LinkIdentity, LinkState, NetnsPath, PodEvent, PodLink, PodSourceError};
 use crate::route::RouteProtocol;
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 /// An ADD.
 #[derive(Debug, Clone)]
@@ -54,14 +54,14 @@ impl Node {
         &self,
         guard: &AttachmentGuard,
         request: &AttachRequest,
-        now: Timestamp,
+        clock: Clock<'_>,
         entropy: u64,
         abandoned: &(dyn Fn() -> bool + Send + Sync),
     ) -> Result<Attached, AttachError> {
         let mut rollback = Rollback::default();
-        let result = self.try_attach(guard, request, now, entropy, abandoned, &mut rollback).await;
+        let result = self.try_attach(guard, request, clock, entropy, abandoned, &mut rollback).await;
         if result.is_err() {
-            for problem in rollback.run(self, guard.attachment(), now).await {
+            for problem in rollback.run(self, guard.attachment(), clock).await {
                 tracing::warn!(attachment = %guard.attachment(), op = "add", error = problem, "could not take back");
             }
         }
@@ -72,7 +72,7 @@ impl Node {
         &self,
         guard: &AttachmentGuard,
         request: &AttachRequest,
-        now: Timestamp,
+        clock: Clock<'_>,
         entropy: u64,
         abandoned: &(dyn Fn() -> bool + Send + Sync),
         rollback: &mut Rollback,
@@ -84,7 +84,7 @@ impl Node {
         }
         let allocation = match held {
             Some(allocation) => allocation,
-            None => self.allocate(guard, request, &config, now, entropy).await?,
+            None => self.allocate(guard, request, &config, clock(), entropy).await?,
         };
         // A committed attachment stays as it is when a repeated ADD fails: the pod may be running on it.
         let fresh = allocation.phase == Phase::Pending;

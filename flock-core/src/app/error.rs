@@ -143,7 +143,7 @@ pub enum GcError {
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// Some attachments stay.
-    #[error("{} attachments could not be removed: {}", .0.len(), join(.0))]
+    #[error("not removed: {}", join(.0))]
     Detach(Vec<(AttachmentId, DetachError)>),
 }
 

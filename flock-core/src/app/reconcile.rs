@@ -1,5 +1,5 @@
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use super::Node;
@@ -68,8 +68,15 @@ impl Node {
 
     /// Reads the node's own addresses and uplink again.
     pub async fn sync_facts(&self) -> Result<(), NetlinkError> {
-        let facts = self.ports.netlink.node().await?;
+        let mut facts = self.ports.netlink.node().await?;
         let mut state = self.state();
+        // A default route that is gone for a while must not change the router ID, which would reset every
+        // session: the address it was taken from is still there.
+        if facts.primary4.is_none() {
+            let is_own =
+                |address: &Ipv4Addr| facts.addresses.iter().any(|own| own.address.addr() == *address);
+            facts.primary4 = state.facts.primary4.filter(is_own);
+        }
         if state.facts != facts {
             state.facts = facts;
             state.reserve();

@@ -1,6 +1,6 @@
 use super::Node;
 use crate::ids::AttachmentId;
-use crate::time::Timestamp;
+use crate::time::Clock;
 
 /// What an ADD has done so far and has to take back if it fails, last step first.
 #[derive(Default)]
@@ -22,7 +22,7 @@ impl Rollback {
 
     /// Takes everything back. Goes on after errors and returns them: what could not be taken back is left
     /// to the DEL that the runtime sends after a failed ADD.
-    pub(super) async fn run(self, node: &Node, attachment: &AttachmentId, now: Timestamp) -> Vec<String> {
+    pub(super) async fn run(self, node: &Node, attachment: &AttachmentId, clock: Clock<'_>) -> Vec<String> {
         let mut problems = Vec::new();
         let mut detached = true;
         for step in self.0.into_iter().rev() {
@@ -35,7 +35,7 @@ impl Rollback {
                 }
                 // Addresses of a link that is still there are not free.
                 Undo::Release if detached => {
-                    node.state().ipam.release(attachment, now);
+                    node.state().ipam.release(attachment, clock());
                     if let Err(error) = node.persist().await {
                         problems.push(error.to_string());
                     }

@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Mutex;
 
 use tokio::sync::watch;
@@ -6,7 +8,7 @@ use super::error::StartError;
 use super::{Node, Ports, Settings, State, lock};
 use crate::ids::AttachmentId;
 use crate::ipam::{Allocation, Ipam, Phase, Snapshot};
-use crate::ports::{LinkState, StoreError};
+use crate::ports::{LinkIdentity, LinkState, StoreError};
 use crate::time::Timestamp;
 
 impl Node {
@@ -19,6 +21,7 @@ impl Node {
     /// | pending | yes | committed: the pod has its addresses |
     /// | pending | no | released: nobody was told of it |
     /// | - | yes | committed, from the link's alias |
+    /// | other addresses than the links | yes | as the links say |
     /// | of another boot | - | dropped: no link survives a boot |
     pub async fn start(
         settings: Settings,
@@ -70,17 +73,18 @@ fn take_over(
         }
         None => Ipam::default(),
     };
-    for link in links {
-        let Some(identity) = &link.identity else {
-            notices.push(format!("link {} carries no readable alias and is left alone", link.host.ifname));
-            continue;
-        };
-        if ipam.get(&identity.attachment).is_some_and(|held| held.addresses == identity.addresses) {
-            ipam.commit(&identity.attachment);
+    let identities: Vec<&LinkIdentity> = links.iter().filter_map(|link| link.identity.as_ref()).collect();
+    for contradicted in contradicted(&ipam, &identities) {
+        notices.push(format!("{contradicted} is released: the kernel says otherwise"));
+        ipam.release(&contradicted, now);
+    }
+    for link in links.iter().filter(|link| link.identity.is_none()) {
+        notices.push(format!("link {} carries no readable alias and is left alone", link.host.ifname));
+    }
+    for identity in identities {
+        if ipam.commit(&identity.attachment) {
             continue;
         }
-        // The kernel is the record: what the file says instead is released first.
-        ipam.release(&identity.attachment, now);
         let allocation = Allocation {
             attachment: identity.attachment.clone(),
             pod: identity.pod.clone(),
@@ -104,4 +108,18 @@ fn take_over(
         ipam.release(&attachment, now);
     }
     Ok(ipam)
+}
+
+/// Allocations of the file that the kernel, which is the record, speaks against: the attachment's own link
+/// carries other addresses, or it has no link and somebody else's carries one of its addresses.
+fn contradicted(ipam: &Ipam, identities: &[&LinkIdentity]) -> Vec<AttachmentId> {
+    let linked: BTreeMap<_, _> = identities.iter().map(|link| (&link.attachment, link.addresses)).collect();
+    let carried: BTreeSet<IpAddr> = identities.iter().flat_map(|link| link.addresses.iter()).collect();
+    ipam.allocations()
+        .filter(|held| match linked.get(&held.attachment) {
+            Some(addresses) => *addresses != held.addresses,
+            None => held.addresses.iter().any(|address| carried.contains(&address)),
+        })
+        .map(|held| held.attachment.clone())
+        .collect()
 }

@@ -119,7 +119,7 @@ fn netns(container: &str) -> NetnsPath {
 async fn add(node: &Node, container: &str, request: &AttachRequest) -> Result<Attached, AttachError> {
     let guard = node.lock(id(container)).await;
     let request = AttachRequest { netns: netns(container), ..request.clone() };
-    node.attach(&guard, &request, NOW, 7, &|| false).await
+    node.attach(&guard, &request, &|| NOW, 7, &|| false).await
 }
 
 async fn del(node: &Node, container: &str) -> Result<(), DetachError> {
@@ -217,7 +217,7 @@ async fn an_abandoned_add_is_taken_back() {
     let world = World::new();
     let node = world.start().await;
     let guard = node.lock(id("c1")).await;
-    let error = node.attach(&guard, &request(None), NOW, 7, &|| true).await.unwrap_err();
+    let error = node.attach(&guard, &request(None), &|| NOW, 7, &|| true).await.unwrap_err();
     assert!(matches!(error, AttachError::Abandoned), "{error}");
     drop(guard);
     world.assert_empty(&node).await;
@@ -408,6 +408,46 @@ async fn a_corrupt_state_file_does_not_stop_the_node() {
 }
 
 #[tokio::test]
+async fn the_kernel_wins_where_the_state_file_gives_an_address_to_somebody_else() {
+    let world = World::new();
+    let node = world.start().await;
+    let held = add(&node, "linked", &request(None)).await.unwrap().addresses;
+    let mut snapshot = world.store.load().await.unwrap().unwrap();
+    snapshot.allocations[0].attachment = id("unlinked");
+    snapshot.generation += 1;
+    world.store.save(snapshot).await.unwrap();
+    let node = world.start().await;
+    let report = node.report(NOW).await.allocations;
+    assert_eq!(report.len(), 1);
+    assert_eq!(report[0].attachment, id("linked"));
+    assert_eq!(report[0].addresses, held.iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_default_route_that_is_gone_does_not_change_the_router_id() {
+    let world = World::new();
+    let own = InterfaceAddress { ifname: "up0".parse().unwrap(), address: "192.0.2.250/24".parse().unwrap() };
+    let facts = NodeFacts {
+        addresses: vec![own],
+        primary4: Some("192.0.2.250".parse().unwrap()),
+        ..NodeFacts::default()
+    };
+    world.kernel.set_node(facts.clone());
+    let node = world.start().await;
+    node.sync_routing().await.unwrap();
+    let router_id = || world.routing.applied().last().unwrap().router_id.to_string();
+    assert_eq!(router_id(), "192.0.2.250");
+    world.kernel.set_node(NodeFacts { primary4: None, ..facts.clone() });
+    node.sync_facts().await.unwrap();
+    node.sync_routing().await.unwrap();
+    assert_eq!(router_id(), "192.0.2.250", "the address is still there");
+    world.kernel.set_node(NodeFacts { primary4: None, addresses: vec![], ..facts });
+    node.sync_facts().await.unwrap();
+    node.sync_routing().await.unwrap();
+    assert_ne!(router_id(), "192.0.2.250", "the address is gone");
+}
+
+#[tokio::test]
 async fn check_passes_after_add_and_names_what_drifted() {
     let world = World::new();
     let node = world.start().await;
@@ -446,7 +486,7 @@ async fn gc_goes_on_after_an_error_and_reports_it() {
     }
     world.kernel.fail_next(KernelCall::Detach);
     let error = node.gc(&BTreeSet::new(), NOW).await.unwrap_err();
-    assert!(error.to_string().starts_with("1 attachments could not be removed: c1/eth0"), "{error}");
+    assert!(error.to_string().starts_with("not removed: c1/eth0"), "{error}");
     assert_eq!(world.saved().await, vec![("c1/eth0".to_owned(), Phase::Committed)]);
 }
 
