@@ -25,7 +25,7 @@ fn main() -> anyhow::Result<ExitCode> {
     telemetry::init(match &cli.command {
         Command::Run(args) => args.log_format,
         _ => LogFormat::Text,
-    });
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         match cli.command {

@@ -2,14 +2,15 @@
 //! "look again", and a slow tick looks anyway. Routes and BIRD have a loop each, so that a BIRD that does
 //! not answer delays no route.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flock_core::app::{Configured, Node, RoutesSynced};
 use flock_core::ports::{Applied, PodSource, Retry};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
 
@@ -23,6 +24,17 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 pub(crate) struct Loops(JoinSet<()>);
 
 impl Loops {
+    /// Waits until a loop breaks. One that was told to stop has not broken.
+    pub(crate) async fn broken(&mut self) -> JoinError {
+        loop {
+            match self.0.join_next().await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return error,
+                None => pending().await,
+            }
+        }
+    }
+
     /// Waits for the loops, which end when the stop signal they were given turns true.
     pub(crate) async fn finish(mut self) {
         while self.0.join_next().await.is_some() {}
@@ -52,28 +64,32 @@ async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) 
 async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender<u64>) {
     let mut local = node.changes();
     let mut backoff = Backoff::default();
+    // Apart from the wakes: however much changes, the node is looked at in time.
+    let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
+    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let seen = pods.snapshot().revision;
         local.mark_unchanged();
         if take_config(&node) {
             config.send_modify(|version| *version = version.wrapping_add(1));
         }
-        let wait = match node.sync_routes().await {
+        let retry = match node.sync_routes().await {
             Ok(outcome) => {
                 log_routes(&outcome);
                 backoff.reset();
-                RESYNC
+                None
             }
             Err(error) => {
                 let wait = backoff.next();
                 tracing::error!(op = "sync_routes", %error, retry_ms = wait.as_millis(), "routes may be wrong");
-                wait
+                Some(wait)
             }
         };
         tokio::select! {
             _ = pods.changed(seen) => {}
             _ = local.changed() => {}
-            () = tokio::time::sleep(wait) => verify_node(&node).await,
+            _ = resync.tick() => verify_node(&node).await,
+            () = pause(retry) => {}
         }
     }
 }
@@ -107,9 +123,17 @@ async fn routing(node: Arc<Node>, mut config: watch::Receiver<u64>) {
             tracing::warn!(op = "publish", %error, "the status is out of date");
         }
         tokio::select! {
-            _ = config.changed() => {}
-            () = tokio::time::sleep_until(Instant::now() + wait) => {}
+            changed = config.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+/// Sleeps, or for ever where there is nothing to wait for.
+async fn pause(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => pending().await,
     }
 }
 

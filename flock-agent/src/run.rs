@@ -40,9 +40,12 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         tracing::info!("{notice}");
     }
     let node = Arc::new(node);
-    let loops = reconcile::start(&node, &ports.pods, &stop);
+    let mut loops = reconcile::start(&node, &ports.pods, &stop);
     tracing::info!(node = %node.name(), socket = %args.socket.display(), "serving");
-    server.serve(node, stop).await;
+    tokio::select! {
+        () = server.serve(node, stop) => {}
+        error = loops.broken() => return Err(error).context("a reconciler broke; routes, links and addresses stay"),
+    }
     loops.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

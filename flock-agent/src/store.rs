@@ -32,7 +32,7 @@ pub(crate) struct FileStore {
 impl FileStore {
     /// Takes the file over. Its directory is made (0700) if missing, what a crash left half-written is removed.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        let writer = Writer::new(StateFile::open(path)?);
+        let writer = Writer::new(StateFile::open(path)?)?;
         let (requests, queue) = mpsc::channel();
         let thread = thread::Builder::new().name("state".to_owned()).spawn(move || writer.run(&queue));
         let writer = thread.map_err(|source| StoreError::Io {

@@ -121,11 +121,10 @@ impl Node {
     async fn persist(&self) -> Result<(), StoreError> {
         let snapshot = {
             let state = self.state();
-            let snapshot = state.ipam.snapshot(&self.settings.boot_id);
-            if snapshot.generation <= state.saved {
+            if state.ipam.generation() <= state.saved {
                 return Ok(());
             }
-            snapshot
+            state.ipam.snapshot(&self.settings.boot_id)
         };
         let generation = snapshot.generation;
         self.ports.store.save(snapshot).await?;

@@ -49,14 +49,15 @@ impl StateFile {
         &self.path
     }
 
-    /// What it holds; `None` when there is no file. Whatever cannot be read as a state is corrupt.
+    /// What it holds; `None` when there is no file. What is read and is no state is corrupt; a file that cannot
+    /// be read may be a good one.
     pub(super) fn load(&self) -> Result<Option<Snapshot>, StoreError> {
         let corrupt = |reason| StoreError::Corrupt { path: self.path.display().to_string(), reason };
         let mut bytes = Vec::new();
         let read = File::open(&self.path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
         match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(corrupt(format!("cannot be read: {error}"))),
+            Err(error) => return Err(failed("read", &self.path)(error)),
             Ok(_) if bytes.len() as u64 > MAX_BYTES => {
                 return Err(corrupt(format!("larger than {} MiB", MAX_BYTES >> 20)));
             }

@@ -60,14 +60,15 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(file: StateFile) -> Self {
+    pub(super) fn new(file: StateFile) -> Result<Self, StoreError> {
         let held = match file.load() {
             Ok(None) => Held::Nothing,
             Ok(Some(snapshot)) => Held::from(&snapshot),
-            Err(_) => Held::Foreign,
+            Err(StoreError::Corrupt { .. }) => Held::Foreign,
+            Err(error) => return Err(error),
         };
         // The process before may have ended between the last two steps of a write.
-        Self { file, held, durable: false }
+        Ok(Self { file, held, durable: false })
     }
 
     /// Serves until every sender is gone.

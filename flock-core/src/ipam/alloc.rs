@@ -90,6 +90,11 @@ impl Ipam {
         Ok(allocation)
     }
 
+    /// Counts the changes of allocations; see [`Snapshot::generation`](super::Snapshot::generation).
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Marks an allocation as [committed](Phase::Committed); false when there is none.
     pub fn commit(&mut self, attachment: &AttachmentId) -> bool {
         let Some(allocation) = self.allocations.get_mut(attachment) else { return false };
