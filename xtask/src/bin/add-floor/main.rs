@@ -2,8 +2,8 @@
 //!
 //! Executed like a plugin (`CNI_COMMAND`, `CNI_NETNS` and `CNI_IFNAME` in the environment, configuration on
 //! stdin, result on stdout), it gives a pod its link, addresses, neighbours and routes in as few system calls
-//! as that takes, and nothing else: no agent, no socket, no state, no allocation. Name of the host link and
-//! both addresses are arguments.
+//! as that takes, and nothing else: no agent, no socket, no state, no allocation, no waiting for what the
+//! kernel finishes in the background. Name of the host link and both addresses are arguments.
 //!
 //! Its netlink is its own, on purpose: a yardstick that shared code with what it measures would shrink and
 //! grow with it.
