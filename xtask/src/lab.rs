@@ -17,6 +17,7 @@ mod state;
 mod topology;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -147,11 +148,11 @@ fn make(options: &Options, keep: Option<&str>) -> Result<ExitCode> {
         }
     };
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        print(&serde_json::to_string_pretty(&report)?)?;
     } else {
         let paint = Paint::if_wanted(std::io::IsTerminal::is_terminal(&std::io::stdout()));
         let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
-        println!("\n{}", report.table(paint, width.unwrap_or(usize::MAX)));
+        print(&format!("\n{}", report.table(paint, width.unwrap_or(usize::MAX)).trim_end()))?;
     }
     let verdict = if report.ok { "every cell holds" } else { "something does not hold: look for ✗" };
     if let Some(name) = keep {
@@ -163,6 +164,11 @@ fn make(options: &Options, keep: Option<&str>) -> Result<ExitCode> {
         progress.verdict(report.ok, verdict);
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints the outcome. A reader that goes away is an error to clean up after, not a panic.
+fn print(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("cannot print")
 }
 
 /// The steps. Where the lab does not stay, its pods are detached again, and that is a check as well.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::execute::Patience;
 use super::interrupt::Interrupt;
@@ -146,7 +146,12 @@ impl Cluster {
             .map(|(node, pod)| {
                 self.interrupt.check()?;
                 let socket = NodeDir::new(&self.state, node)?.socket();
-                Sandbox::create(&self.state, pod, socket)?.add(&self.dist.flock, node, pod, &patience)
+                let sandbox = Sandbox::create(&self.state, pod, socket)?;
+                let added = sandbox.add(&self.dist.flock, node, pod, &patience);
+                added.or_else(|error| {
+                    self.interrupt.check()?;
+                    bail!("{error:#}\n{}", self.tails())
+                })
             })
             .collect()
     }
@@ -197,13 +202,15 @@ impl Cluster {
             self.interrupt.check()?;
             self.daemons.iter_mut().try_for_each(Daemon::check)?;
             if started.elapsed() > DEADLINE {
-                let tails: Vec<_> = self.daemons.iter().map(Daemon::tail).collect();
-                return Err(last).with_context(|| {
-                    format!("waited {} s until {what}\n{}", DEADLINE.as_secs(), tails.join("\n"))
-                });
+                bail!("waited {} s until {what}: {last:#}\n{}", DEADLINE.as_secs(), self.tails());
             }
             sleep(POLL);
         }
+    }
+
+    /// The last words of every daemon.
+    fn tails(&self) -> String {
+        self.daemons.iter().map(Daemon::tail).collect::<Vec<_>>().join("\n")
     }
 
     /// Leaves everything standing for other processes.

@@ -88,7 +88,10 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(file).stderr(error_file).process_group(0);
         let child = netns.spawn(command)?;
         let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
-        let program = program.to_string_lossy().into_owned();
+        // `flock-agent bird` is another daemon than `flock-agent run`.
+        let verb = command.get_args().next().filter(|word| !word.as_encoded_bytes().starts_with(b"-"));
+        let words: Vec<_> = std::iter::once(program).chain(verb).map(|word| word.to_string_lossy()).collect();
+        let program = words.join(" ");
         let found = i32::try_from(child.id()).ok().and_then(ProcessId::of);
         let mut daemon =
             Self { owner, program, id: ProcessId { pid: 0, start: 0 }, child, log: log.to_owned() };
