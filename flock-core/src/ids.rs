@@ -6,7 +6,7 @@ use std::hash::Hasher;
 use std::str::FromStr;
 
 use fnv::FnvHasher;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,8 @@ impl IdError {
     }
 }
 
-/// Reading a name from text, directly and through serde: all by its `parse`.
+/// Reading a name from text by its `parse`, and writing it as it prints; directly and through serde, without
+/// a copy: every allocation is written at every change.
 macro_rules! parsed {
     ($name:ident) => {
         impl FromStr for $name {
@@ -40,9 +41,9 @@ macro_rules! parsed {
                 Self::parse(&value)
             }
         }
-        impl From<$name> for String {
-            fn from(id: $name) -> String {
-                id.to_string()
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
             }
         }
     };
@@ -68,8 +69,8 @@ macro_rules! string_id {
 
 /// A CNI container ID: starts alphanumeric, then alphanumerics, `_`, `.` and `-` (CNI spec,
 /// "Parameters"); at most 128 bytes here, so that it fits the alias of a link.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct ContainerId(String);
 
 impl ContainerId {
@@ -98,8 +99,8 @@ string_id!(ContainerId);
 
 /// The name of an interface: 1 to 15 bytes, no `/`, `:`, space or control character, not `.` or
 /// `..` (the rules of the kernel's `dev_valid_name`, and printable ASCII on top).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct IfName(String);
 
 impl IfName {
@@ -127,8 +128,8 @@ impl IfName {
 string_id!(IfName);
 
 /// The name of a node, as in `metadata.name` of a Kubernetes Node: a DNS subdomain (RFC 1123).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct NodeName(String);
 
 impl NodeName {
@@ -140,8 +141,8 @@ impl NodeName {
 string_id!(NodeName);
 
 /// The UID the API server gave a pod. Opaque, but printable and bounded: 1 to 64 letters, digits, `-`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct PodUid(String);
 
 impl PodUid {
@@ -159,8 +160,8 @@ impl PodUid {
 string_id!(PodUid);
 
 /// Namespace and name of a pod; prints as `namespace/name`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct PodKey {
     namespace: String,
     name: String,
@@ -205,8 +206,8 @@ impl fmt::Display for PodKey {
 parsed!(PodKey);
 
 /// One interface of one container: what CNI adds, checks and deletes. Prints as `container/ifname`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct AttachmentId {
     container: ContainerId,
     ifname: IfName,
