@@ -36,7 +36,7 @@ impl StatusSink for LogStatus {
         }
         for session in &status.bgp {
             if seen.sessions.insert(session.peer, session.state) != Some(session.state) {
-                let error = session.last_error.as_deref().unwrap_or_default();
+                let error = session.last_error.as_deref();
                 tracing::info!(peer = %session.peer, state = ?session.state, error, "BGP session");
             }
         }

@@ -230,9 +230,9 @@ async fn handle_add(node: &Node, add: cni::Add, answer: Answer) {
     let mut work = std::pin::pin!(node.attach(&guard, &request, &clock::now, rand::random(), &is_abandoned));
     match timeout(ADD_DEADLINE, &mut work).await {
         Ok(Ok(attached)) => {
-            let (v6, v4) = (attached.addresses.v6, attached.addresses.v4);
             answer.send(Outcome::Ok(Reply::Added(wire::added(&attached)))).await;
-            tracing::info!(pod, %container_id, op = "add", ?v6, ?v4, "attached");
+            let addresses: Vec<_> = attached.addresses.iter().map(|address| address.to_string()).collect();
+            tracing::info!(pod, %container_id, op = "add", addresses = addresses.join(" "), "attached");
         }
         Ok(Err(error)) => {
             tracing::warn!(pod, %container_id, op = "add", label = error.label(), %error, "refused");

@@ -193,9 +193,13 @@ impl Routing for BirdSocket {
         if self.runs(&writer, &newest).await {
             return Ok(Applied::Unchanged);
         }
-        writer.last_change = Some(Instant::now());
-        self.change(&mut writer, newest).await?;
-        Ok(Applied::Reconfigured)
+        let started = Instant::now();
+        let outcome = self.change(&mut writer, newest).await;
+        // A BIRD that is not there was not disturbed, and should be configured as soon as it is.
+        if !matches!(outcome, Err(RoutingError::Unreachable { .. })) {
+            writer.last_change = Some(started);
+        }
+        outcome.map(|()| Applied::Reconfigured)
     }
 
     async fn status(&self) -> Result<RoutingStatus, RoutingError> {
