@@ -7,7 +7,7 @@
 //! let pod = |key: &str, value: &str| {
 //!     PodIntent::parse(&BTreeMap::from([(format!("flock.fritzlab.net/{key}"), value.to_owned())]))
 //! };
-//! assert_eq!(pod("ipv4", " False ")?, PodIntent { ipv6: None, ipv4: Some(false) });
+//! assert_eq!(pod("ipv4", " False ")?, PodIntent { ipv4: Some(false), ..PodIntent::default() });
 //! assert_eq!(
 //!     pod("ipv4", "no").unwrap_err().to_string(),
 //!     r#"flock.fritzlab.net/ipv4 "no" is neither true nor false: write "false""#,
@@ -20,7 +20,11 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use ipnet::{Ipv4Net, Ipv6Net};
+
+use crate::iid::Field;
 use crate::problem::Problem;
 
 /// What the keys of flock's annotations start with, followed by a `/`; also its API group.
@@ -33,6 +37,17 @@ pub struct PodIntent {
     pub ipv6: Option<bool>,
     /// `ipv4`: whether the pod gets an IPv4 address; `None` where it does not say.
     pub ipv4: Option<bool>,
+    /// `cidr6`: prefixes to allocate from, in order, no host bits, none twice; empty: anywhere.
+    pub cidr6: Vec<Ipv6Net>,
+    /// `cidr4`: prefixes to allocate from, in order, no host bits, none twice; empty: anywhere.
+    pub cidr4: Vec<Ipv4Net>,
+    /// `ip-algo`: what to embed in the IPv6 interface identifier, in order, none twice; empty: nothing.
+    pub ip_algo: Vec<Field>,
+    /// `anycast`: addresses to bind on `lo`: unicast, none twice, none that is also in `addresses`.
+    pub anycast: Vec<IpAddr>,
+    /// `addresses`: addresses to bind on `eth0`: unicast, none twice. The first of each family takes the
+    /// place of the allocation.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl PodIntent {

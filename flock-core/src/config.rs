@@ -28,6 +28,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
+use crate::claims::Claim;
 use crate::problem::Problem;
 
 mod spec;
@@ -48,6 +49,8 @@ pub struct NodeConfig {
     pub defaults: Defaults,
     /// How the node speaks BGP.
     pub bgp: Bgp,
+    /// Who may take which address; empty: any pod, any address.
+    pub claims: Vec<Claim>,
 }
 
 /// Families of a pod whose annotations do not say; `None` leaves it to whether there is a pool.

@@ -56,6 +56,7 @@ pub struct Families {
 ///     cidr4: vec![],
 ///     defaults: Defaults::default(),
 ///     bgp: Bgp { asn: 65101, router_id: None, peers: vec![] },
+///     claims: vec![],
 /// };
 /// let silent = PodIntent::default();
 /// assert_eq!(families(&silent, &node)?, Families { ipv6: true, ipv4: false });

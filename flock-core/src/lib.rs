@@ -5,13 +5,16 @@ pub mod advertisement;
 pub mod annotation;
 pub mod app;
 pub mod bird;
+pub mod claims;
 pub mod config;
 pub mod family;
 pub mod ids;
+pub mod iid;
 pub mod ipam;
 pub mod ports;
 pub mod problem;
 pub mod route;
+mod special;
 pub mod time;
 
 #[cfg(any(test, feature = "test-util"))]

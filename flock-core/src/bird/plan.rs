@@ -105,6 +105,7 @@ mod tests {
                 router_id: router_id.map(|id| id.parse().unwrap()),
                 peers: peers.iter().map(|peer| Peer { address: peer.parse().unwrap(), asn: 65000 }).collect(),
             },
+            claims: vec![],
         }
     }
 

@@ -1,5 +1,5 @@
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -7,6 +7,7 @@ use super::{Bgp, Defaults, NodeConfig, NodeConfigSpec, Peer, PeerSpec};
 use crate::family::{Family, pools_field};
 use crate::ipam::capacity;
 use crate::problem::Problem;
+use crate::special::{LINK_LOCAL, MAPPED, overlap, special_range_of, special_ranges};
 
 pub(super) fn validate(spec: &NodeConfigSpec) -> Result<NodeConfig, Vec<Problem>> {
     let mut problems = Vec::new();
@@ -34,6 +35,7 @@ pub(super) fn validate(spec: &NodeConfigSpec) -> Result<NodeConfig, Vec<Problem>
         cidr4: cidr4.iter().filter_map(Pool::v4).collect(),
         defaults: Defaults { ipv6: spec.defaults.ipv6, ipv4: spec.defaults.ipv4 },
         bgp,
+        claims: Vec::new(),
     })
 }
 
@@ -144,8 +146,7 @@ fn peer_address(text: &str, refuse: &mut dyn FnMut(String, &str)) -> Option<IpAd
         );
         return None;
     };
-    let net = IpNet::from(address);
-    match special_ranges(Family::of(address)).find(|(_, range)| range.contains(&net)) {
+    match special_range_of(address) {
         Some((LINK_LOCAL, _)) => refuse(
             "is link-local, and flock has no field yet to say behind which interface".to_owned(),
             "use another address of the router",
@@ -188,33 +189,4 @@ fn asn(field: &str, value: u64, problems: &mut Vec<Problem>) -> u32 {
     let value: &dyn Display = &value;
     problems.push(Problem::new(field, value, reason, "use another number from 1 to 4294967294"));
     0
-}
-
-const LINK_LOCAL: &str = "link-local";
-const MAPPED: &str = "IPv4-mapped";
-
-/// Ranges that are neither a pod's nor a router's, from the IANA special-purpose registries.
-const SPECIAL6: [(&str, Ipv6Net); 5] = [
-    ("unspecified", Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
-    ("loopback", Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
-    (MAPPED, Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96)),
-    (LINK_LOCAL, Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
-    ("multicast", Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8)),
-];
-const SPECIAL4: [(&str, Ipv4Net); 5] = [
-    ("unspecified", Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 8)),
-    ("loopback", Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
-    (LINK_LOCAL, Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
-    ("multicast", Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4)),
-    ("broadcast", Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32)),
-];
-
-fn special_ranges(family: Family) -> impl Iterator<Item = (&'static str, IpNet)> {
-    let v6 = SPECIAL6.into_iter().map(|(what, range)| (what, IpNet::from(range)));
-    let v4 = SPECIAL4.into_iter().map(|(what, range)| (what, IpNet::from(range)));
-    v6.chain(v4).filter(move |(_, range)| Family::of(range.addr()) == family)
-}
-
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
-    a.contains(b) || b.contains(a)
 }

@@ -28,7 +28,11 @@ fn families_are_read_in_any_case_with_spaces_around() {
         (&[("my.flock.fritzlab.net/ipv6", "maybe"), ("flock.fritzlab.net", "maybe")], (None, None)),
     ];
     for (pairs, (ipv6, ipv4)) in table {
-        assert_eq!(PodIntent::parse(&annotations(pairs)), Ok(PodIntent { ipv6, ipv4 }), "{pairs:?}");
+        assert_eq!(
+            PodIntent::parse(&annotations(pairs)),
+            Ok(PodIntent { ipv6, ipv4, ..PodIntent::default() }),
+            "{pairs:?}"
+        );
     }
 }
 

@@ -10,6 +10,7 @@ fn node(pools: (bool, bool), ipv6: Option<bool>, ipv4: Option<bool>) -> NodeConf
         cidr4: pools.1.then(|| "192.0.2.0/24".parse().unwrap()).into_iter().collect(),
         defaults: Defaults { ipv6, ipv4 },
         bgp: Bgp { asn: 65101, router_id: None, peers: vec![] },
+        claims: vec![],
     }
 }
 
@@ -20,7 +21,7 @@ fn annotation_then_default_then_pool_decides() {
         for default in sayings {
             for pool in [true, false] {
                 // IPv4 is there throughout, so that IPv6 alone decides.
-                let intent = PodIntent { ipv6: annotation, ipv4: None };
+                let intent = PodIntent { ipv6: annotation, ..PodIntent::default() };
                 let got = families(&intent, &node((pool, true), default, None));
                 let wanted = annotation.or(default).unwrap_or(pool);
                 if wanted && !pool {
@@ -70,7 +71,7 @@ fn errors_name_who_asks_and_what_is_missing() {
         ),
     ];
     for ((ipv6, ipv4), node, expected) in table {
-        let refused = families(&PodIntent { ipv6, ipv4 }, &node).unwrap_err();
+        let refused = families(&PodIntent { ipv6, ipv4, ..PodIntent::default() }, &node).unwrap_err();
         assert_eq!(refused.to_string(), expected);
     }
 }
