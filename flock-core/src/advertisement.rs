@@ -22,7 +22,7 @@ pub fn desired_routes<'a>(
         config.cidr6.iter().copied().map(IpNet::V6).chain(config.cidr4.iter().copied().map(IpNet::V4));
     let mut routes: RouteSet = pools.map(aggregate).collect();
     for allocation in allocations {
-        for address in allocation.addresses.iter() {
+        for address in allocation.held() {
             routes.insert(Route {
                 destination: host_prefix(address),
                 protocol: host_route_protocol(address, allocation, config, view),
@@ -88,6 +88,7 @@ mod tests {
                 v6: Some("2001:db8:1::5".parse().unwrap()),
                 v4: Some("192.0.2.5".parse().unwrap()),
             },
+            extra: vec![],
             phase,
         }
     }

@@ -44,7 +44,7 @@ pub struct Families {
 }
 
 /// Decides which families a pod gets: what its annotation says, else the node's default, else whether the
-/// node has a pool.
+/// node has a pool or the pod brings an address. The error holds every problem, not the first.
 ///
 /// ```
 /// use flock_core::annotation::PodIntent;
@@ -70,20 +70,29 @@ pub struct Families {
 /// # Ok::<(), flock_core::family::FamilyError>(())
 /// ```
 pub fn families(intent: &PodIntent, node: &NodeConfig) -> Result<Families, FamilyError> {
-    let v6 = decide(intent.ipv6, node.defaults.ipv6, !node.cidr6.is_empty());
-    let v4 = decide(intent.ipv4, node.defaults.ipv4, !node.cidr4.is_empty());
-    let unserved: Vec<Unserved> = [(Family::V6, v6, node.cidr6.len()), (Family::V4, v4, node.cidr4.len())]
-        .into_iter()
-        .filter(|(_, (wanted, _), pools)| *wanted && *pools == 0)
-        .map(|(family, (_, by), _)| Unserved { family, by })
-        .collect();
-    if !unserved.is_empty() {
-        return Err(FamilyError::NoPool(unserved));
+    let brings = |family| intent.addresses.iter().any(|address| Family::of(*address) == family);
+    let pool6 = !node.cidr6.is_empty() || brings(Family::V6);
+    let pool4 = !node.cidr4.is_empty() || brings(Family::V4);
+    let (v6, by6) = decide(intent.ipv6, node.defaults.ipv6, pool6);
+    let (v4, by4) = decide(intent.ipv4, node.defaults.ipv4, pool4);
+    let mut problems = Vec::new();
+    for (family, wanted, by, pool) in [(Family::V6, v6, by6, pool6), (Family::V4, v4, by4, pool4)] {
+        if wanted && !pool {
+            problems.push(FamilyProblem::NoPool { family, by });
+        }
     }
-    match (v6, v4) {
-        ((false, by6), (false, by4)) => Err(FamilyError::NoFamily { ipv6: by6, ipv4: by4 }),
-        ((ipv6, _), (ipv4, _)) => Ok(Families { ipv6, ipv4 }),
+    for (key, addresses) in [("anycast", &intent.anycast), ("addresses", &intent.addresses)] {
+        for address in addresses {
+            let (on, by) = if address.is_ipv6() { (v6, by6) } else { (v4, by4) };
+            if !on {
+                problems.push(FamilyProblem::Off { key, address: *address, by });
+            }
+        }
     }
+    if !v6 && !v4 {
+        problems.push(FamilyProblem::NoFamily { ipv6: by6, ipv4: by4 });
+    }
+    if problems.is_empty() { Ok(Families { ipv6: v6, ipv4: v4 }) } else { Err(FamilyError(problems)) }
 }
 
 fn decide(annotation: Option<bool>, default: Option<bool>, pool: bool) -> (bool, DecidedBy) {
@@ -103,27 +112,6 @@ pub enum DecidedBy {
     Defaults,
     /// Whether the node has a pool.
     Pools,
-}
-
-/// A family that was asked for and that the node has no pool of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unserved {
-    /// The family.
-    pub family: Family,
-    /// Who asked.
-    pub by: DecidedBy,
-}
-
-impl fmt::Display for Unserved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { family, by } = self;
-        let pools = pools_field(*family);
-        write!(
-            f,
-            "{} asks for {family}, but {pools} of this node has no pool: add one, or turn {family} off",
-            by.field(*family)
-        )
-    }
 }
 
 impl DecidedBy {
@@ -149,12 +137,48 @@ pub(crate) fn pools_field(family: Family) -> &'static str {
     }
 }
 
-/// Why a pod cannot have the families it should.
+/// Why a pod cannot have the families it should: every problem, at least one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FamilyError {
-    /// Asked for, but the node has no pool; one entry for each such family, at least one.
-    #[error("{}", .0.iter().map(Unserved::to_string).collect::<Vec<_>>().join("; "))]
-    NoPool(Vec<Unserved>),
+#[error("{}", .0.iter().map(FamilyProblem::to_string).collect::<Vec<_>>().join("; "))]
+pub struct FamilyError(Vec<FamilyProblem>);
+
+impl FamilyError {
+    /// The problems one by one.
+    pub fn problems(&self) -> &[FamilyProblem] {
+        &self.0
+    }
+}
+
+/// One thing wrong with the families of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FamilyProblem {
+    /// Asked for, but the node has no pool and the pod brings no address.
+    #[error(
+        "{} asks for {family}, but {} of this node has no pool: add one, or turn {family} off",
+        .by.field(*.family),
+        pools_field(*.family)
+    )]
+    NoPool {
+        /// The family.
+        family: Family,
+        /// Who asked.
+        by: DecidedBy,
+    },
+    /// An address of a family that is off.
+    #[error(
+        "{PREFIX}/{key} \"{address}\" is an {family} address, and {family} is off by {}: \
+         remove the address, or turn {family} on",
+        .by.field(Family::of(*.address)),
+        family = Family::of(*.address)
+    )]
+    Off {
+        /// The annotation, without prefix.
+        key: &'static str,
+        /// The address.
+        address: IpAddr,
+        /// What turned the family off.
+        by: DecidedBy,
+    },
     /// Neither family is wanted.
     #[error(
         "no address family is left for the pod: IPv6 is off by {}, IPv4 by {}",

@@ -22,6 +22,8 @@
 //!     netns: None,
 //!     v6: Want::Any,
 //!     v4: Want::Any,
+//!     given: vec![],
+//!     embed: None,
 //! };
 //! let (now, entropy) = (Timestamp::from_millis(0), 42);
 //! let allocation = ipam.allocate(&request, now, entropy)?;
@@ -41,6 +43,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AttachmentId, PodKey, PodUid};
+use crate::iid::Embedding;
 use crate::ports::NetnsPath;
 
 mod alloc;
@@ -74,6 +77,11 @@ impl Addresses {
         self.v6.map(IpAddr::V6).into_iter().chain(self.v4.map(IpAddr::V4))
     }
 
+    /// Whether this address is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.iter().any(|own| own == address)
+    }
+
     /// True when there is none.
     pub fn is_empty(&self) -> bool {
         self.v6.is_none() && self.v4.is_none()
@@ -103,10 +111,15 @@ pub struct Request {
     pub uid: Option<PodUid>,
     /// The pod's network namespace.
     pub netns: Option<NetnsPath>,
-    /// The IPv6 address wanted.
+    /// The IPv6 address wanted, unless one is given.
     pub v6: Want<Ipv6Net>,
-    /// The IPv4 address wanted.
+    /// The IPv4 address wanted, unless one is given.
     pub v4: Want<Ipv4Net>,
+    /// Addresses the pod brings along (annotation `addresses`). The first of each family is the one of that
+    /// family, and nothing is chosen for it; the others are extra.
+    pub given: Vec<IpAddr>,
+    /// What a chosen IPv6 address is to carry (annotation `ip-algo`).
+    pub embed: Option<Embedding>,
 }
 
 /// How far an allocation has got.
@@ -134,11 +147,21 @@ pub struct Allocation {
     /// The pod's network namespace, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<NetnsPath>,
-    /// The addresses.
+    /// The addresses of the CNI result.
     #[serde(flatten)]
     pub addresses: Addresses,
+    /// Further addresses the pod brought along, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra: Vec<IpAddr>,
     /// How far it has got.
     pub phase: Phase,
+}
+
+impl Allocation {
+    /// Every address held: those of the CNI result, then the extra ones.
+    pub fn held(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().chain(self.extra.iter().copied())
+    }
 }
 
 /// How full a pool is.

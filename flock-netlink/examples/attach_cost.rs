@@ -2,6 +2,7 @@
 //! root. Makes a node in a network namespace of its own and PODS (200) pods on it, one after another.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement for people")]
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -9,7 +10,6 @@ use std::time::{Duration, Instant};
 use flock_core::ids::AttachmentId;
 use flock_core::ipam::Addresses;
 use flock_core::ports::{LinkIdentity, Netlink, NetnsPath, PodLink};
-use flock_core::route::RouteProtocol;
 use flock_netlink::KernelNetlink;
 use futures::future::join_all;
 use nix::sched::{CloneFlags, unshare};
@@ -84,11 +84,12 @@ fn pod(number: u16) -> (PodLink, File) {
                 v6: format!("2001:db8::{number:x}").parse().ok(),
                 v4: format!("192.0.2.{low}").parse().ok(),
             },
+            more: false,
         },
         netns: NetnsPath::parse(&format!("/proc/self/fd/{}", netns.as_raw_fd())).unwrap(),
         mtu: 1500,
-        protocol6: RouteProtocol::Announce,
-        protocol4: RouteProtocol::Announce,
+        extra: Vec::new(),
+        announced: BTreeSet::new(),
     };
     (link, netns)
 }

@@ -1,8 +1,8 @@
 //! Who a link belongs to, written into the alias of its host side: an agent without a state file reads it
-//! back. Seven words:
+//! back. Seven words, and an eighth where the pod has more addresses than these two:
 //!
 //! ```text
-//! flock1 CONTAINER IFNAME UID IPV6 IPV4 NAMESPACE/NAME        `.` where there is none
+//! flock1 CONTAINER IFNAME UID IPV6 IPV4 NAMESPACE/NAME [+]    `.` where there is none
 //! ```
 //!
 //! The kernel takes 255 bytes. Where that is not enough the pod's name is left out, and in the rarest of
@@ -22,6 +22,9 @@ const VERSION: &str = "flock1";
 
 /// A word no value can be, not even a pod UID.
 const ABSENT: &str = ".";
+
+/// The last word where there are more addresses.
+const MORE: &str = "+";
 
 const BASE: u32 = 36;
 
@@ -43,7 +46,7 @@ pub(crate) fn encode(identity: &LinkIdentity) -> String {
 
 fn join(identity: &LinkIdentity, v6: String, v4: String, pod: Option<&PodKey>) -> String {
     let attachment = &identity.attachment;
-    [
+    let mut words = vec![
         VERSION.to_owned(),
         attachment.container().to_string(),
         attachment.ifname().to_string(),
@@ -51,8 +54,9 @@ fn join(identity: &LinkIdentity, v6: String, v4: String, pod: Option<&PodKey>) -
         v6,
         v4,
         word(pod),
-    ]
-    .join(" ")
+    ];
+    words.extend(identity.more.then(|| MORE.to_owned()));
+    words.join(" ")
 }
 
 fn word(value: Option<impl ToString>) -> String {
@@ -89,11 +93,13 @@ pub(crate) fn decode(alias: &[u8]) -> Option<LinkIdentity> {
     })
     .ok()?;
     let pod = optional(words.next()?, |pod| PodKey::parse(pod).ok()).ok()?;
-    if words.next().is_some() {
-        return None;
-    }
+    let more = match (words.next(), words.next()) {
+        (None, _) => false,
+        (Some(MORE), None) => true,
+        _ => return None,
+    };
     let attachment = AttachmentId::new(container, ifname);
-    Some(LinkIdentity { attachment, pod, uid, addresses: Addresses { v6, v4 } })
+    Some(LinkIdentity { attachment, pod, uid, addresses: Addresses { v6, v4 }, more })
 }
 
 /// A value that may be absent, but not unreadable.
@@ -118,12 +124,14 @@ mod tests {
             of(any::<u128>()),
             of(any::<u32>()),
             of(pod),
+            any::<bool>(),
         )
-            .prop_map(|(container, ifname, uid, v6, v4, pod)| LinkIdentity {
+            .prop_map(|(container, ifname, uid, v6, v4, pod, more)| LinkIdentity {
                 attachment: AttachmentId::new(ContainerId::parse(&container).unwrap(), ifname),
                 pod,
                 uid: uid.map(|uid| PodUid::parse(&uid).unwrap()),
                 addresses: Addresses { v6: v6.map(Ipv6Addr::from), v4: v4.map(Ipv4Addr::from) },
+                more,
             })
     }
 
@@ -162,13 +170,14 @@ mod tests {
             pod: Some(PodKey::parse(pod).unwrap()),
             uid: Some(PodUid::parse(&"a".repeat(64)).unwrap()),
             addresses: Addresses { v6: Some(Ipv6Addr::from(u128::MAX)), v4: Some(Ipv4Addr::BROADCAST) },
+            more: true,
         }
     }
 
     #[test]
     fn the_longest_identity_fits_without_its_pod() {
         let alias = encode(&longest("a/b"));
-        assert_eq!(alias.len(), 252);
+        assert_eq!(alias.len(), 254);
         let read = decode(alias.as_bytes()).unwrap();
         assert_eq!(read, LinkIdentity { pod: None, ..longest("a/b") });
     }
@@ -180,8 +189,11 @@ mod tests {
             pod: Some(PodKey::parse("default/web-0").unwrap()),
             uid: None,
             addresses: Addresses { v6: "2001:db8::5".parse().ok(), v4: "192.0.2.5".parse().ok() },
+            more: false,
         };
         assert_eq!(encode(&identity), "flock1 0123abcd eth0 . 2001:db8::5 192.0.2.5 default/web-0");
+        let more = LinkIdentity { more: true, ..identity };
+        assert_eq!(encode(&more), "flock1 0123abcd eth0 . 2001:db8::5 192.0.2.5 default/web-0 +");
     }
 
     #[test]
@@ -192,6 +204,8 @@ mod tests {
             "flock2 a eth0 . . . .",
             "flock1 a eth0 . . .",
             "flock1 a eth0 . . . . .",
+            "flock1 a eth0 . . . . + +",
+            "flock1 a eth0 . . . . ++",
             "flock1 a eth0 . 2001:db8::x . .",
             "flock1 a eth0 . . 192.0.2.256 .",
             "flock1 a eth0 . . . b",

@@ -2,7 +2,7 @@
 //! side, one for the pod's. Runs on a thread that ends in the pod's namespace.
 
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use flock_core::ids::IfName;
@@ -100,7 +100,9 @@ fn configure(
     let pod_ifindex = if_nametoindex(inner).map_err(refused("find the new pod interface"))?;
     run_enabling_ipv6(&mut pod, || pod_batch(link, pod_ifindex), &["all", "default", "lo", inner])?;
     await_carrier(host, ifindex)?;
-    await_address(&mut pod, link.identity.addresses.v6)?;
+    for address in link.addresses().filter(IpAddr::is_ipv6) {
+        await_address(&mut pod, address)?;
+    }
     Ok(expected(link, ifindex))
 }
 
@@ -113,9 +115,8 @@ fn await_carrier(host: &mut Conn, ifindex: u32) -> Result<(), NetlinkError> {
 
 /// The kernel routes to a new IPv6 address of its own in the background too, even without duplicate
 /// address detection. A packet that comes before finds nobody.
-fn await_address(pod: &mut Conn, address: Option<Ipv6Addr>) -> Result<(), NetlinkError> {
-    let Some(address) = address else { return Ok(()) };
-    let lookup = request::get_route(address.into());
+fn await_address(pod: &mut Conn, address: IpAddr) -> Result<(), NetlinkError> {
+    let lookup = request::get_route(address);
     await_kernel("take packets", || match pod.get(&lookup, Route::read) {
         Ok(route) => Ok(route.is_some_and(|route| route.kind == RTN_LOCAL)),
         // No route at all is an answer too.
@@ -149,10 +150,10 @@ fn host_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
         request::alias_and_up(ifindex, &alias::encode(&link.identity)),
         request::add_address("add the gateway address to the host veth", ifindex, gateway),
     ];
-    for address in link.identity.addresses.iter() {
+    for address in link.addresses() {
         batch.push(request::add_neighbour("add the pod as a neighbour", ifindex, address, pod_mac));
     }
-    for address in link.identity.addresses.iter() {
+    for address in link.addresses() {
         let (destination, protocol) = (host_prefix(address), link.protocol_of(address));
         batch.push(request::add_link_route("add the host route", destination, protocol, ifindex));
     }
@@ -166,8 +167,10 @@ fn pod_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
         request::pod_settings(ifindex),
         request::up("bring up the pod interface", ifindex),
     ];
-    for address in link.identity.addresses.iter() {
+    for address in link.addresses() {
         batch.push(request::add_address("add an address to the pod", ifindex, host_prefix(address)));
+    }
+    for address in link.identity.addresses.iter() {
         let gateway = spec::gateway_of(address);
         batch.push(request::add_neighbour(
             "add the pod's gateway as a neighbour",

@@ -32,8 +32,10 @@ pub(crate) fn detach(conn: &mut Conn, attachment: &AttachmentId) -> Result<bool,
     // IPv4 routes that go that way.
     let mut batch = match identity(&link) {
         Some(identity) if identity.attachment != *attachment => return Ok(false),
-        Some(identity) => identity.addresses.iter().flat_map(|address| forget(&link, address)).collect(),
-        None => forget_routes(conn, &link)?,
+        Some(identity) if !identity.more => {
+            identity.addresses.iter().flat_map(|address| forget(&link, address)).collect()
+        }
+        _ => forget_routes(conn, &link)?,
     };
     batch.push(request::retire(link.index));
     let is_gone = |refusal: &NetlinkError| {
@@ -52,7 +54,7 @@ fn forget(link: &Link, address: IpAddr) -> Vec<Request> {
     requests
 }
 
-/// For a link that does not say which addresses it has.
+/// For a link that does not say which addresses it has, or not all of them.
 fn forget_routes(conn: &mut Conn, link: &Link) -> Result<Vec<Request>, NetlinkError> {
     conn.prepare_for_dumps()?;
     Ok(routes_through(conn, link.index, is_ours)?.iter().map(request::delete_route).collect())

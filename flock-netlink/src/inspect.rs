@@ -1,5 +1,6 @@
 //! Reads attachments back from the kernel.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use flock_core::ids::{AttachmentId, IfName};
@@ -207,16 +208,24 @@ pub(crate) fn attachments() -> Result<(Vec<LinkState>, bool), NetlinkError> {
         .into_iter()
         .map(|address| address.ifindex)
         .collect();
+    let mut through = BTreeMap::new();
+    let is_more = |link: &Link| identity(link).is_some_and(|identity| identity.more);
+    if links.iter().any(is_more) {
+        through = routes_by_link(&mut conn)?;
+    }
     let mut found: Vec<LinkState> = links
         .iter()
         .filter_map(|link| {
+            let ifname = IfName::parse(&link.name).ok()?;
+            let routes = through.get(&link.index).filter(|_| is_more(link));
+            let routes = routes.into_iter().flatten();
             let host = HostSide {
-                ifname: IfName::parse(&link.name).ok()?,
+                routes: sorted(routes.filter_map(|route| observed(route, |_| Some(ifname.clone())))),
+                ifname,
                 ifindex: link.index,
                 mac: link.mac,
                 mtu: link.mtu,
                 up: link.up,
-                routes: Vec::new(),
                 neighbours: Vec::new(),
                 has_gateway: with_gateway.contains(&link.index),
             };
@@ -225,6 +234,21 @@ pub(crate) fn attachments() -> Result<(Vec<LinkState>, bool), NetlinkError> {
         .collect();
     found.sort_by(|a, b| order(a).cmp(&order(b)));
     Ok((found, dying))
+}
+
+/// Our routes by the interface they lead through.
+fn routes_by_link(conn: &mut Conn) -> Result<BTreeMap<u32, Vec<Route>>, NetlinkError> {
+    let mut found: BTreeMap<u32, Vec<Route>> = BTreeMap::new();
+    for ipv6 in [true, false] {
+        for protocol in RouteProtocol::ALL {
+            for route in routes(conn, ipv6, Some(protocol.number()), None, |_| true)? {
+                if let Some(oif) = route.oif {
+                    found.entry(oif).or_default().push(route);
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn order(link: &LinkState) -> (Option<&AttachmentId>, &IfName) {

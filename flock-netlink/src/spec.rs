@@ -40,9 +40,10 @@ pub(crate) fn host_route(
 /// The state of a link that is exactly as asked for, at this index. Lists are in order.
 pub(crate) fn expected(link: &PodLink, ifindex: u32) -> LinkState {
     let attachment = &link.identity.attachment;
-    let mut addresses: Vec<IpAddr> = link.identity.addresses.iter().collect();
+    let mut addresses: Vec<IpAddr> = link.addresses().collect();
     addresses.sort_unstable();
-    let gateways: Vec<IpAddr> = addresses.iter().copied().map(gateway_of).collect();
+    let mut gateways: Vec<IpAddr> = link.identity.addresses.iter().map(gateway_of).collect();
+    gateways.sort_unstable();
     let (host_mac, pod_mac) = macs(attachment);
     let route = |address: &IpAddr| host_route(attachment, *address, link.protocol_of(*address));
     LinkState {

@@ -155,6 +155,8 @@ impl Node {
             netns: Some(request.netns.clone()),
             v6: if families.ipv6 { Want::Any } else { Want::No },
             v4: if families.ipv4 { Want::Any } else { Want::No },
+            given: Vec::new(),
+            embed: None,
         };
         Ok(self.state().ipam.allocate(&request, now, entropy)?)
     }
@@ -196,10 +198,8 @@ impl Node {
             return Err(AttachError::Mtu { mtu });
         }
         let view = self.ports.pods.snapshot();
-        let protocol = |address: Option<IpAddr>| {
-            address.map_or(RouteProtocol::Quiet, |address| {
-                host_route_protocol(address, allocation, config, &view)
-            })
+        let is_announced = |address: &IpAddr| {
+            host_route_protocol(*address, allocation, config, &view) == RouteProtocol::Announce
         };
         Ok(PodLink {
             identity: LinkIdentity {
@@ -207,11 +207,12 @@ impl Node {
                 pod: allocation.pod.clone(),
                 uid: allocation.uid.clone(),
                 addresses: allocation.addresses,
+                more: !allocation.extra.is_empty(),
             },
             netns: request.netns.clone(),
             mtu,
-            protocol6: protocol(allocation.addresses.v6.map(IpAddr::V6)),
-            protocol4: protocol(allocation.addresses.v4.map(IpAddr::V4)),
+            extra: allocation.extra.clone(),
+            announced: allocation.held().filter(is_announced).collect(),
         })
     }
 
@@ -231,7 +232,7 @@ impl State {
         let (Some(config), Some(allocation)) = (&self.config, self.ipam.get(guard.attachment())) else {
             return true;
         };
-        allocation.addresses.iter().any(|address| {
+        allocation.held().any(|address| {
             host_route_protocol(address, allocation, config, view) != link.protocol_of(address)
         })
     }

@@ -23,7 +23,9 @@ fn host_side(allocation: &Allocation, seen: &LinkState, drift: &mut Vec<String>)
         Some(identity) if identity.attachment != allocation.attachment => {
             drift.push(format!("link {name} belongs to {}", identity.attachment));
         }
-        Some(identity) if identity.addresses != allocation.addresses => {
+        Some(identity)
+            if identity.addresses != allocation.addresses || identity.more == allocation.extra.is_empty() =>
+        {
             drift.push(format!("link {name} names other addresses in its alias"));
         }
         Some(_) => {}
@@ -34,7 +36,7 @@ fn host_side(allocation: &Allocation, seen: &LinkState, drift: &mut Vec<String>)
     if allocation.addresses.v6.is_some() && !host.has_gateway {
         drift.push(format!("link {name} lacks the gateway address {GATEWAY6}"));
     }
-    for address in allocation.addresses.iter() {
+    for address in allocation.held() {
         let wanted = NextHop::Link(name.clone());
         let routed = host.routes.iter().any(|route| {
             route.destination == host_prefix(address) && route.next_hop.as_ref() == Some(&wanted)
@@ -60,7 +62,7 @@ fn pod_side(allocation: &Allocation, seen: &LinkState, drift: &mut Vec<String>) 
     if pod.mtu != seen.host.mtu {
         drift.push(format!("interface {name} has mtu {} in the pod, {} on the host", pod.mtu, seen.host.mtu));
     }
-    let wanted: Vec<IpNet> = allocation.addresses.iter().map(host_prefix).collect();
+    let wanted: Vec<IpNet> = allocation.held().map(host_prefix).collect();
     for address in wanted.iter().filter(|address| !pod.addresses.contains(address)) {
         drift.push(format!("address {address} is missing on {name} in the pod"));
     }

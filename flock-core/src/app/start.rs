@@ -9,6 +9,7 @@ use super::{Node, Ports, Settings, State, lock};
 use crate::ids::AttachmentId;
 use crate::ipam::{Allocation, Ipam, Phase, Snapshot};
 use crate::ports::{LinkIdentity, LinkState, StoreError};
+use crate::route::NextHop;
 use crate::time::Timestamp;
 
 impl Node {
@@ -73,15 +74,14 @@ fn take_over(
         }
         None => Ipam::default(),
     };
-    let identities: Vec<&LinkIdentity> = links.iter().filter_map(|link| link.identity.as_ref()).collect();
-    for contradicted in contradicted(&ipam, &identities) {
+    for contradicted in contradicted(&ipam, links) {
         notices.push(format!("{contradicted} is released: the kernel says otherwise"));
         ipam.release(&contradicted, now);
     }
     for link in links.iter().filter(|link| link.identity.is_none()) {
         notices.push(format!("link {} carries no readable alias and is left alone", link.host.ifname));
     }
-    for identity in identities {
+    for (link, identity) in identified(links) {
         if ipam.commit(&identity.attachment) {
             continue;
         }
@@ -91,6 +91,7 @@ fn take_over(
             uid: identity.uid.clone(),
             netns: None,
             addresses: identity.addresses,
+            extra: carried(link).filter(|address| !identity.addresses.contains(*address)).collect(),
             phase: Phase::Committed,
         };
         match ipam.adopt(allocation) {
@@ -110,15 +111,31 @@ fn take_over(
     Ok(ipam)
 }
 
+/// Links that say whose they are.
+fn identified(links: &[LinkState]) -> impl Iterator<Item = (&LinkState, &LinkIdentity)> {
+    links.iter().filter_map(|link| Some((link, link.identity.as_ref()?)))
+}
+
+/// Addresses the kernel sends through a link, in order.
+fn carried(link: &LinkState) -> impl Iterator<Item = IpAddr> {
+    let through = NextHop::Link(link.host.ifname.clone());
+    let named = link.identity.iter().flat_map(|identity| identity.addresses.iter());
+    let routed = link.host.routes.iter().filter(move |route| route.next_hop.as_ref() == Some(&through));
+    let routed = routed.map(|route| route.destination).filter(|net| net.prefix_len() == net.max_prefix_len());
+    named.chain(routed.map(|net| net.addr()))
+}
+
 /// Allocations of the file that the kernel, which is the record, speaks against: the attachment's own link
 /// carries other addresses, or it has no link and somebody else's carries one of its addresses.
-fn contradicted(ipam: &Ipam, identities: &[&LinkIdentity]) -> Vec<AttachmentId> {
-    let linked: BTreeMap<_, _> = identities.iter().map(|link| (&link.attachment, link.addresses)).collect();
-    let carried: BTreeSet<IpAddr> = identities.iter().flat_map(|link| link.addresses.iter()).collect();
+fn contradicted(ipam: &Ipam, links: &[LinkState]) -> Vec<AttachmentId> {
+    let linked: BTreeMap<_, _> =
+        identified(links).map(|(_, identity)| (&identity.attachment, identity)).collect();
+    let carried: BTreeSet<IpAddr> = identified(links).flat_map(|(link, _)| carried(link)).collect();
     ipam.allocations()
         .filter(|held| match linked.get(&held.attachment) {
-            Some(addresses) => *addresses != held.addresses,
-            None => held.addresses.iter().any(|address| carried.contains(&address)),
+            // Routes come and go with the state of a link: they do not speak against extra addresses.
+            Some(identity) => identity.addresses != held.addresses || identity.more == held.extra.is_empty(),
+            None => held.held().any(|address| carried.contains(&address)),
         })
         .map(|held| held.attachment.clone())
         .collect()

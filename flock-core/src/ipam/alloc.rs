@@ -1,11 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::pool::{address, number, targets};
+use super::pool::{Block, Target, address, embedded, number, targets};
 use super::space::{Space, SplitMix64};
-use super::{Addresses, Allocation, IpamError, Phase, PoolUsage, Request, Want};
+use super::{Addresses, Allocation, IpamError, Phase, PoolUsage, Request};
 use crate::family::Family;
 use crate::ids::AttachmentId;
 use crate::time::Timestamp;
@@ -65,15 +65,23 @@ impl Ipam {
             return Ok(existing.clone());
         }
         self.expire(now);
+        let (mut addresses, extra) = self.given(&request.given)?;
         let mut entropy = SplitMix64::new(entropy);
-        let v6 = self.choose(&self.v6, &request.v6, &mut entropy)?;
-        let v4 = self.choose(&self.v4, &request.v4, &mut entropy)?;
-        let mut addresses = Addresses::default();
-        for chosen in [v6, v4].into_iter().flatten() {
-            match chosen {
-                IpAddr::V6(v6) => addresses.v6 = Some(v6),
-                IpAddr::V4(v4) => addresses.v4 = Some(v4),
+        if addresses.v6.is_none()
+            && let Some(mut targets) = targets(Family::V6, &request.v6, self.v6.pools())?
+        {
+            if let Some(embedding) = &request.embed {
+                targets = embedded(embedding, &targets, &mut entropy)?;
             }
+            if let IpAddr::V6(chosen) = self.choose(&self.v6, &targets, &mut entropy)? {
+                addresses.v6 = Some(chosen);
+            }
+        }
+        if addresses.v4.is_none()
+            && let Some(targets) = targets(Family::V4, &request.v4, self.v4.pools())?
+            && let IpAddr::V4(chosen) = self.choose(&self.v4, &targets, &mut entropy)?
+        {
+            addresses.v4 = Some(chosen);
         }
         if addresses.is_empty() {
             return Err(IpamError::NoFamily { attachment: request.attachment.clone() });
@@ -84,6 +92,7 @@ impl Ipam {
             uid: request.uid.clone(),
             netns: request.netns.clone(),
             addresses,
+            extra,
             phase: Phase::Pending,
         };
         self.record(allocation.clone());
@@ -109,7 +118,7 @@ impl Ipam {
     pub fn release(&mut self, attachment: &AttachmentId, now: Timestamp) -> Option<Allocation> {
         self.expire(now);
         let allocation = self.allocations.remove(attachment)?;
-        for address in allocation.addresses.iter() {
+        for address in allocation.held() {
             self.space_mut(address).cool(number(address), now);
         }
         self.generation += 1;
@@ -123,7 +132,7 @@ impl Ipam {
         if allocation.addresses.is_empty() {
             return Err(IpamError::NoFamily { attachment: allocation.attachment });
         }
-        for address in allocation.addresses.iter() {
+        for address in allocation.held() {
             if let Some(holder) = self.holder(address).filter(|it| it.attachment != allocation.attachment) {
                 let (holder, claimant) = (Box::new(holder.into()), Box::new((&allocation).into()));
                 return Err(IpamError::Conflict { address, holder, claimant });
@@ -133,7 +142,8 @@ impl Ipam {
         if earlier == Some(&allocation) {
             return Ok(());
         }
-        for address in earlier.map(|it| it.addresses).unwrap_or_default().iter() {
+        let no_longer: Vec<IpAddr> = earlier.into_iter().flat_map(Allocation::held).collect();
+        for address in no_longer {
             self.space_mut(address).clear(number(address));
         }
         self.record(allocation);
@@ -160,32 +170,53 @@ impl Ipam {
         self.v6.usage(now).chain(self.v4.usage(now)).collect()
     }
 
-    /// An address for one family, or none when none is wanted. Changes nothing.
-    fn choose<N: Copy + Into<IpNet>>(
+    /// The addresses a pod brings along: the first of each family, and the rest. Changes nothing.
+    fn given(&self, given: &[IpAddr]) -> Result<(Addresses, Vec<IpAddr>), IpamError> {
+        let (mut addresses, mut extra) = (Addresses::default(), Vec::new());
+        for address in given {
+            let space = self.space(*address);
+            let pool = space.pools().iter().find(|pool| pool.contains(number(*address)));
+            if let Some(refusal) = self.refusal(*address, pool) {
+                return Err(refusal);
+            }
+            match address {
+                _ if addresses.iter().chain(extra.iter().copied()).any(|earlier| earlier == *address) => {}
+                IpAddr::V6(first) if addresses.v6.is_none() => addresses.v6 = Some(*first),
+                IpAddr::V4(first) if addresses.v4.is_none() => addresses.v4 = Some(*first),
+                _ => extra.push(*address),
+            }
+        }
+        Ok((addresses, extra))
+    }
+
+    /// Why a pod cannot have this very address.
+    fn refusal(&self, address: IpAddr, pool: Option<&Block>) -> Option<IpamError> {
+        if let Some(reserved) = pool.and_then(|pool| pool.reserved(number(address))) {
+            return Some(IpamError::Reserved { address, why: reserved.why });
+        }
+        if self.space(address).is_node_address(number(address)) {
+            return Some(IpamError::Reserved { address, why: "is an address of this node" });
+        }
+        self.holder(address).map(|holder| IpamError::Held { address, holder: holder.into() })
+    }
+
+    /// An address of one family from these ranges. Changes nothing.
+    fn choose(
         &self,
         space: &Space,
-        want: &Want<N>,
+        targets: &[Target<'_>],
         entropy: &mut SplitMix64,
-    ) -> Result<Option<IpAddr>, IpamError> {
+    ) -> Result<IpAddr, IpamError> {
         let family = space.family();
-        let Some(targets) = targets(family, want, space.pools())? else { return Ok(None) };
-        if let Some(found) = space.find(&targets, entropy) {
-            return Ok(Some(address(family, found)));
+        if let Some(found) = space.find(targets, entropy) {
+            return Ok(address(family, found));
         }
         // Nothing was found: say why as closely as possible.
-        if let [target] = targets.as_slice()
+        if let [target] = targets
             && let Some(pinned) = target.only()
+            && let Some(refusal) = self.refusal(address(family, pinned), Some(target.pool))
         {
-            let address = address(family, pinned);
-            if let Some(reserved) = target.reserved(pinned) {
-                return Err(IpamError::Reserved { address, why: reserved.why });
-            }
-            if space.is_node_address(pinned) {
-                return Err(IpamError::Reserved { address, why: "is an address of this node" });
-            }
-            if let Some(holder) = self.holder(address) {
-                return Err(IpamError::Held { address, holder: holder.into() });
-            }
+            return Err(refusal);
         }
         let ranges = targets.iter().map(|target| target.range.net).collect();
         if !targets.iter().any(|target| space.usable(target)) {
@@ -197,7 +228,7 @@ impl Ipam {
     }
 
     fn record(&mut self, allocation: Allocation) {
-        for address in allocation.addresses.iter() {
+        for address in allocation.held() {
             self.space_mut(address).hold(number(address), &allocation.attachment);
         }
         self.allocations.insert(allocation.attachment.clone(), allocation);

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use super::Allocation;
 use crate::family::Family;
 use crate::ids::{AttachmentId, PodKey};
+use crate::iid::IidError;
 use crate::ports::Retry;
 
 /// Why no address was given, or none taken over.
@@ -73,6 +74,9 @@ pub enum IpamError {
         /// Who was to be recorded with it as well.
         claimant: Box<Holder>,
     },
+    /// No range leaves room for the identity to embed.
+    #[error(transparent)]
+    Embedding(#[from] IidError),
     /// A request or a record without an address of either family.
     #[error("attachment {attachment} has no address family")]
     NoFamily {
@@ -96,6 +100,7 @@ impl IpamError {
             | Self::NoPool { .. }
             | Self::NoMatch { .. }
             | Self::Reserved { .. }
+            | Self::Embedding(_)
             | Self::NoFamily { .. }
             | Self::BadSnapshot { .. } => Retry::Never,
         }
@@ -111,6 +116,7 @@ impl IpamError {
             Self::Reserved { .. } => "address_reserved",
             Self::Held { .. } => "address_held",
             Self::Conflict { .. } => "address_conflict",
+            Self::Embedding(_) => "no_room_to_embed",
             Self::NoFamily { .. } => "no_family",
             Self::BadSnapshot { .. } => "bad_snapshot",
         }

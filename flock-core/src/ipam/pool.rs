@@ -2,8 +2,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::space::SplitMix64;
 use super::{IpamError, Want};
 use crate::family::Family;
+use crate::iid::Embedding;
 
 /// A prefix, and the numbers of its addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +147,34 @@ pub(super) fn targets<'a, N: Copy + Into<IpNet>>(
             wanted: wanted.iter().map(|block| block.net).collect(),
             pools: pools.iter().map(|block| block.net).collect(),
         }),
+    }
+}
+
+/// The parts of these ranges whose addresses carry an identity. Those of one range come in random order,
+/// since the bits that tell them apart are meant to be random. A range without room is passed over while
+/// another one has some.
+pub(super) fn embedded<'a>(
+    embedding: &Embedding,
+    targets: &[Target<'a>],
+    entropy: &mut SplitMix64,
+) -> Result<Vec<Target<'a>>, IpamError> {
+    let (mut parts, mut refused) = (Vec::new(), None);
+    for Target { pool, range } in targets {
+        let IpNet::V6(net) = range.net else { continue };
+        match embedding.ranges(net) {
+            Ok(mut ranges) => {
+                // At most eight ranges.
+                let turn = entropy.next_u64().to_le_bytes()[0];
+                let turn = usize::from(turn) % ranges.len().max(1);
+                ranges.rotate_left(turn);
+                parts.extend(ranges.into_iter().map(|net| Target { pool, range: Block::new(net.into()) }));
+            }
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    match refused {
+        Some(error) if parts.is_empty() => Err(error.into()),
+        _ => Ok(parts),
     }
 }
 

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -114,6 +115,8 @@ pub struct LinkIdentity {
     pub uid: Option<PodUid>,
     /// The addresses in the CNI result.
     pub addresses: Addresses,
+    /// There are further addresses: the routes of our protocols through the link say which.
+    pub more: bool,
 }
 
 /// What an attachment should look like.
@@ -125,16 +128,21 @@ pub struct PodLink {
     pub netns: NetnsPath,
     /// MTU of both ends in bytes, 1280 (the IPv6 minimum, RFC 8200 section 5) to 65535.
     pub mtu: u32,
-    /// Protocol of the IPv6 host route.
-    pub protocol6: RouteProtocol,
-    /// Protocol of the IPv4 host route.
-    pub protocol4: RouteProtocol,
+    /// Further addresses of the pod's interface.
+    pub extra: Vec<IpAddr>,
+    /// Addresses whose host route is announced; that of any other is quiet.
+    pub announced: BTreeSet<IpAddr>,
 }
 
 impl PodLink {
+    /// Every address of the pod's interface: those of the CNI result, then the extra ones.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.identity.addresses.iter().chain(self.extra.iter().copied())
+    }
+
     /// Protocol of the host route to `address`.
     pub fn protocol_of(&self, address: IpAddr) -> RouteProtocol {
-        if address.is_ipv6() { self.protocol6 } else { self.protocol4 }
+        if self.announced.contains(&address) { RouteProtocol::Announce } else { RouteProtocol::Quiet }
     }
 }
 
@@ -154,8 +162,8 @@ pub struct HostSide {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// Routes of our protocol numbers that lead through it. Filled by `inspect`; empty in the answers of
-    /// `attachments`, which would have to dump every route.
+    /// Routes of our protocol numbers that lead through it. In the answers of `attachments` only where there
+    /// are more addresses than the identity names: it would have to look at every route.
     pub routes: Vec<ObservedRoute>,
     /// Addresses with a permanent neighbour entry on it. Filled by `inspect` and `attach`.
     pub neighbours: Vec<IpAddr>,

@@ -348,10 +348,13 @@ impl Netlink for FakeKernel {
     async fn attachments(&self) -> Result<Vec<LinkState>, NetlinkError> {
         let mut state = self.state();
         state.enter(KernelCall::Attachments)?;
-        let mut links: Vec<_> = state.links.values().map(|link| link.state.clone()).collect();
+        let mut links: Vec<_> = state.links.values().map(|link| state.full(link)).collect();
         for link in &mut links {
             link.pod = None;
             link.host.neighbours.clear();
+            if !link.identity.as_ref().is_some_and(|identity| identity.more) {
+                link.host.routes.clear();
+            }
         }
         links.sort_by(|a, b| key(a).cmp(&key(b)));
         Ok(links)
@@ -398,7 +401,7 @@ fn kernel_error(step: &'static str, kind: io::ErrorKind) -> NetlinkError {
 /// The state right after an attach.
 fn wanted_state(link: &PodLink, ifindex: u32) -> LinkState {
     let addresses = link.identity.addresses;
-    let mut own: Vec<IpAddr> = addresses.iter().collect();
+    let mut own: Vec<IpAddr> = link.addresses().collect();
     own.sort();
     let mut gateways: Vec<IpAddr> = addresses.v4.map(|_| GATEWAY4.into()).into_iter().collect();
     gateways.extend(addresses.v6.map(|_| IpAddr::V6(GATEWAY6)));
@@ -438,13 +441,14 @@ fn as_alias_keeps(identity: &LinkIdentity) -> LinkIdentity {
     let mut kept = identity.clone();
     let text = |part: Option<String>| part.unwrap_or_else(|| "-".to_owned());
     let alias = format!(
-        "flock1 {} {} {} {} {} {}",
+        "flock1 {} {} {} {} {} {}{}",
         identity.attachment.container(),
         identity.attachment.ifname(),
         text(identity.uid.as_ref().map(ToString::to_string)),
         text(identity.addresses.v6.map(|address| address.to_string())),
         text(identity.addresses.v4.map(|address| address.to_string())),
         text(identity.pod.as_ref().map(ToString::to_string)),
+        if identity.more { " +" } else { "" },
     );
     if alias.len() > 255 {
         kept.pod = None;

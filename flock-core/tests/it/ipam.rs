@@ -30,6 +30,8 @@ fn request(name: &str, v6: Want<Ipv6Net>, v4: Want<Ipv4Net>) -> Request {
         netns: None,
         v6,
         v4,
+        given: vec![],
+        embed: None,
     }
 }
 
@@ -67,6 +69,7 @@ fn allocation(name: &str, addresses: &[&str]) -> Allocation {
         uid: None,
         netns: None,
         addresses: held,
+        extra: vec![],
         phase: Phase::Committed,
     }
 }

@@ -241,7 +241,16 @@ fn reload(ipam: &Ipam) -> Ipam {
 }
 
 fn request(who: u8, v6: Want<Ipv6Net>, v4: Want<Ipv4Net>) -> Request {
-    Request { attachment: attachment(who), pod: None, uid: None, netns: None, v6, v4 }
+    Request {
+        attachment: attachment(who),
+        pod: None,
+        uid: None,
+        netns: None,
+        v6,
+        v4,
+        given: vec![],
+        embed: None,
+    }
 }
 
 fn adopted(who: u8, addresses: Addresses) -> Allocation {
@@ -251,6 +260,7 @@ fn adopted(who: u8, addresses: Addresses) -> Allocation {
         uid: None,
         netns: None,
         addresses,
+        extra: vec![],
         phase: Phase::Committed,
     }
 }

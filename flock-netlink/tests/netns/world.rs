@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use flock_core::ids::{AttachmentId, IfName};
 use flock_core::ipam::Addresses;
 use flock_core::ports::{LinkIdentity, Netlink, NetnsPath, PodLink};
-use flock_core::route::RouteProtocol;
 use flock_core::testing::require;
 use flock_netlink::KernelNetlink;
 use futures::StreamExt;
@@ -158,20 +157,19 @@ impl World {
 
     /// What a pod with these addresses and a namespace of its own asks for.
     pub(crate) fn pod(&self, container: &str, v6: Option<&str>, v4: Option<&str>) -> PodLink {
+        let addresses = Addresses { v6: v6.map(|a| a.parse().unwrap()), v4: v4.map(|a| a.parse().unwrap()) };
         PodLink {
             identity: LinkIdentity {
                 attachment: AttachmentId::parse(&format!("{container}/eth0")).unwrap(),
                 pod: None,
                 uid: None,
-                addresses: Addresses {
-                    v6: v6.map(|a| a.parse().unwrap()),
-                    v4: v4.map(|a| a.parse().unwrap()),
-                },
+                addresses,
+                more: false,
             },
             netns: self.new_netns(),
             mtu: 1500,
-            protocol6: RouteProtocol::Announce,
-            protocol4: RouteProtocol::Announce,
+            extra: Vec::new(),
+            announced: addresses.iter().collect(),
         }
     }
 

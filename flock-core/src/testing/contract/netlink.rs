@@ -91,12 +91,21 @@ fn pod(world: &dyn NetlinkWorld, container: &str, v6: Option<&str>, v4: Option<&
             pod: Some(PodKey::new("default", container).unwrap()),
             uid: Some(PodUid::parse("7d3a7c9e-0000-4000-8000-000000000001").unwrap()),
             addresses: Addresses { v6: v6.map(|a| a.parse().unwrap()), v4: v4.map(|a| a.parse().unwrap()) },
+            more: false,
         },
         netns: world.netns(),
         mtu: 1500,
-        protocol6: RouteProtocol::Quiet,
-        protocol4: RouteProtocol::Quiet,
+        extra: Vec::new(),
+        announced: BTreeSet::new(),
     }
+}
+
+/// With further addresses, of which one is announced.
+fn with_extra(mut link: PodLink, extra: &[&str]) -> PodLink {
+    link.identity.more = true;
+    link.extra = extra.iter().map(|address| address.parse().unwrap()).collect();
+    link.announced.extend(link.extra.first());
+    link
 }
 
 fn dual(world: &dyn NetlinkWorld, container: &str, last: u8) -> PodLink {
@@ -139,7 +148,7 @@ fn host_routes(link: &PodLink) -> Vec<Route> {
         protocol: link.protocol_of(address),
         next_hop: NextHop::Link(id(link).host_ifname()),
     };
-    link.identity.addresses.iter().map(route).collect()
+    link.addresses().map(route).collect()
 }
 
 fn unreachable(destination: &str, protocol: RouteProtocol) -> Route {
@@ -148,20 +157,22 @@ fn unreachable(destination: &str, protocol: RouteProtocol) -> Route {
 
 pub async fn attached_link_is_as_asked_for(world: &dyn NetlinkWorld) {
     let mut announced = dual(world, "announced", 4);
-    announced.protocol6 = RouteProtocol::Announce;
+    announced.announced.extend(announced.identity.addresses.v6.map(IpAddr::V6));
     announced.mtu = 9000;
     let pods = [
         dual(world, "dual", 1),
         pod(world, "six", Some("2001:db8::2"), None),
         pod(world, "four", None, Some("192.0.2.3")),
         announced,
+        with_extra(dual(world, "extra", 5), &["2001:db8::105", "198.51.100.5", "192.0.2.105"]),
+        with_extra(pod(world, "extra6", Some("2001:db8::6"), None), &["2001:db8::106"]),
     ];
     for link in &pods {
         let LinkState { identity, host, pod } = attach(world, link).await;
         let pod = pod.unwrap();
-        let own = sorted(link.identity.addresses.iter());
-        let gateway = |a: &IpAddr| if a.is_ipv6() { GATEWAY6.into() } else { IpAddr::V4(GATEWAY4) };
-        let gateways: Vec<IpAddr> = own.iter().map(gateway).collect();
+        let own = sorted(link.addresses());
+        let gateway = |a: IpAddr| if a.is_ipv6() { GATEWAY6.into() } else { IpAddr::V4(GATEWAY4) };
+        let gateways: Vec<IpAddr> = sorted(link.identity.addresses.iter()).into_iter().map(gateway).collect();
         assert_eq!(identity.as_ref(), Some(&link.identity));
         assert_eq!(host.ifname, id(link).host_ifname());
         assert!(host.up && host.has_gateway && pod.up && host.ifindex > 0);
@@ -194,7 +205,8 @@ pub async fn differing_leftover_is_replaced(world: &dyn NetlinkWorld) {
     let netns = old.netns.clone();
     let changes = [
         PodLink { mtu: 1400, ..old.clone() },
-        PodLink { protocol4: RouteProtocol::Announce, ..old.clone() },
+        PodLink { announced: old.addresses().filter(IpAddr::is_ipv4).collect(), ..old.clone() },
+        with_extra(old.clone(), &["198.51.100.1"]),
         PodLink { netns, ..dual(world, "a", 2) },
         PodLink { netns: old.netns.clone(), ..pod(world, "a", Some("2001:db8::3"), None) },
     ];
@@ -254,11 +266,14 @@ pub async fn detach_of_nothing_succeeds_however_often(world: &dyn NetlinkWorld) 
 }
 
 pub async fn detach_leaves_nothing(world: &dyn NetlinkWorld) {
-    let link = dual(world, "a", 1);
-    attach(world, &link).await;
-    assert_eq!(ours(world).await.len(), 2);
-    world.netlink().detach(id(&link)).await.unwrap();
-    nothing_is_left(world, &link).await;
+    let plain = dual(world, "a", 1);
+    let extra = with_extra(dual(world, "b", 2), &["198.51.100.2", "2001:db8:1::2"]);
+    for link in [plain, extra] {
+        attach(world, &link).await;
+        assert_eq!(ours(world).await.len(), link.addresses().count());
+        world.netlink().detach(id(&link)).await.unwrap();
+        nothing_is_left(world, &link).await;
+    }
 }
 
 pub async fn detach_without_alias_leaves_nothing(world: &dyn NetlinkWorld) {
@@ -329,11 +344,17 @@ pub async fn deleted_namespace_takes_the_link_with_it(world: &dyn NetlinkWorld) 
 }
 
 pub async fn attachments_are_rebuilt_from_the_kernel_alone(world: &dyn NetlinkWorld) {
-    let pods = [dual(world, "c", 1), pod(world, "a", Some("2001:db8::2"), None), dual(world, "b", 3)];
+    let pods = [
+        dual(world, "c", 1),
+        pod(world, "a", Some("2001:db8::2"), None),
+        with_extra(dual(world, "b", 3), &["2001:db8::103", "198.51.100.3"]),
+    ];
     let mut expected = Vec::new();
     for link in &pods {
         let mut state = attach(world, link).await;
-        state.host.routes.clear();
+        if link.extra.is_empty() {
+            state.host.routes.clear();
+        }
         state.host.neighbours.clear();
         expected.push(LinkState { pod: None, ..state });
     }
@@ -429,7 +450,7 @@ pub async fn change_of_protocol_is_one_replace(world: &dyn NetlinkWorld) {
 pub async fn route_of_a_pod_keeps_its_place_when_it_changes_protocol(world: &dyn NetlinkWorld) {
     let mut link = dual(world, "a", 1);
     attach(world, &link).await;
-    (link.protocol6, link.protocol4) = (RouteProtocol::Announce, RouteProtocol::Announce);
+    link.announced = link.addresses().collect();
     let diff = world.netlink().sync_routes(&|| host_routes(&link).into_iter().collect()).await.unwrap();
     assert_eq!((sorted(diff.replace), diff.remove), (sorted(host_routes(&link)), vec![]));
     let state = inspect(world, &link).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::iter::zip;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -54,6 +55,7 @@ pub fn snapshot_of(generation: u64, allocations: u32) -> Snapshot {
             v6: (index % 4 != 1).then(|| (0x2001_0db8_u128 << 96 | u128::from(index + 1)).into()),
             v4: (index % 4 != 2).then(|| (0xc000_0200_u32 + index).into()),
         },
+        extra: (0..index % 5 / 3).map(|_| (0xc633_6400_u32 + index).into()).map(IpAddr::V4).collect(),
         phase: if index.is_multiple_of(2) { Phase::Committed } else { Phase::Pending },
     };
     Snapshot {

@@ -74,11 +74,12 @@ fn link() -> PodLink {
             pod: None,
             uid: None,
             addresses: crate::ipam::Addresses { v6: "2001:db8::1".parse().ok(), v4: None },
+            more: false,
         },
         netns: NetnsPath::parse("/run/netns/a").unwrap(),
         mtu: 1500,
-        protocol6: RouteProtocol::Announce,
-        protocol4: RouteProtocol::Announce,
+        extra: Vec::new(),
+        announced: ["2001:db8::1".parse().unwrap()].into(),
     }
 }
 
