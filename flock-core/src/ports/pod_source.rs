@@ -3,6 +3,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 
 use super::Retry;
 use crate::config::NodeConfigSpec;
@@ -49,8 +50,19 @@ pub struct ClusterView {
     pub pods: BTreeMap<PodKey, Arc<PodView>>,
     /// Labels of the namespaces that are known.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Pools of other nodes, where known: no pod of this node may take an address of one.
+    pub foreign_pools: BTreeMap<NodeName, Vec<IpNet>>,
     /// Objects that could not be read, each with what is wrong; their last good state stays in force.
     pub problems: Vec<String>,
+}
+
+impl ClusterView {
+    /// Notes the pools of another node. What is not a prefix is for that node to complain about.
+    pub fn add_foreign_pools(&mut self, node: NodeName, spec: &NodeConfigSpec) {
+        let written = spec.cidr6.iter().chain(&spec.cidr4);
+        let pools = written.filter_map(|text| text.parse().ok()).map(|net: IpNet| net.trunc());
+        self.foreign_pools.insert(node, pools.collect());
+    }
 }
 
 /// A NodeConfig as written.

@@ -88,13 +88,18 @@ fn add(view: &mut ClusterView, node: &NodeName, file: &str, line: u64, object: &
             let spec = config.spec.clone().map_err(|reason| format!("{file}:{line}: {reason}"));
             view.node_config = Some(NodeConfigView { generation: config.generation, spec });
         }
+        Object::NodeConfig { name, config } => {
+            if let Ok(spec) = &config.spec {
+                view.add_foreign_pools(name.clone(), spec);
+            }
+        }
         Object::Pod(pod) => {
             view.pods.insert(pod.key.clone(), Arc::clone(pod));
         }
         Object::Namespace { name, labels } => {
             view.namespaces.insert(name.clone(), labels.clone());
         }
-        // Another node's configuration, policy, and what flock does not know.
-        Object::NodeConfig { .. } | Object::NetworkPolicy { .. } | Object::Other { .. } => {}
+        // Policy, and what flock does not know.
+        Object::NetworkPolicy { .. } | Object::Other { .. } => {}
     }
 }

@@ -1,7 +1,7 @@
 //! What a file means, without a directory.
 
 use flock_core::config::{BgpSpec, DefaultsSpec, NodeConfigSpec, PeerSpec};
-use flock_core::ids::PodKey;
+use flock_core::ids::{NodeName, PodKey};
 use flock_core::ports::ClusterView;
 use flock_k8s::{MAX_FILE_BYTES, read_manifests};
 use proptest::prelude::*;
@@ -68,9 +68,15 @@ fn node_config_of_the_documentation_is_read() {
 }
 
 #[test]
-fn node_config_of_another_node_is_not_ours() {
-    let view = read(&NODE_CONFIG.replace("node-a", "node-b"));
-    assert_eq!(view, ClusterView::default());
+fn node_config_of_another_node_only_tells_its_pools() {
+    let other = NODE_CONFIG.replace("node-a", "node-b");
+    let mut expected = ClusterView::default();
+    let pools = ["2001:db8:f001::/64", "192.0.2.0/24"].map(|net| net.parse().unwrap());
+    expected.foreign_pools.insert(NodeName::parse("node-b").unwrap(), pools.into());
+    assert_eq!(read(&other), expected);
+    // As far as they can be read: that node's agent says what is wrong with the rest.
+    let view = read(&other.replace("[192.0.2.0/24]", "[192.0.2.1/24, lots]"));
+    assert_eq!(view.foreign_pools, expected.foreign_pools);
 }
 
 #[test]
