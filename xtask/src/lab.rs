@@ -136,7 +136,7 @@ fn make(options: &Options, keep: Option<&str>) -> Result<ExitCode> {
         Progress::say(&format!("cleaned up after lab {name}, which was killed"));
     }
     let mut lab = Guard::new(Cluster::new(State::create(keep, options.router)?, dist, interrupt));
-    progress.title("flock lab: a router, two nodes, a client and eight pods in network namespaces");
+    progress.title("flock lab: a router, two nodes, a client and ten pods in network namespaces");
     let outcome = build_and_check(lab.cluster()?, &progress, keep.is_some());
     let report = match outcome {
         Ok(report) => report,
@@ -175,7 +175,8 @@ fn print(text: &str) -> Result<()> {
 fn build_and_check(lab: &mut Cluster, progress: &Progress, stays: bool) -> Result<Report> {
     progress.step("wires", "making namespaces and veth pairs", || {
         lab.wire()?;
-        Ok(((), "12 namespaces, 3 wires, addresses and default routes".to_owned()))
+        let (namespaces, wires) = (topology::elements().count(), topology::links().count());
+        Ok(((), format!("{namespaces} namespaces, {wires} wires, addresses and default routes")))
     })?;
     let router = progress.step("router", "starting the upstream router", || {
         let version = lab.start_router()?;
@@ -192,15 +193,28 @@ fn build_and_check(lab: &mut Cluster, progress: &Progress, stays: bool) -> Resul
         let outcome = format!("{} sessions are up", sessions.len());
         Ok((sessions, outcome))
     })?;
-    let learned = progress.step("routes", "waiting for the prefixes at the router", || {
-        let learned = lab.wait_for_routes()?;
-        let outcome = format!("the router has learned {} prefixes", learned.len());
-        Ok((learned, outcome))
+    progress.step("routes", "waiting for the prefixes at the router", || {
+        let learned = lab.wait_for_routes(topology::pools())?;
+        Ok(((), format!("the router has learned {} prefixes", learned.len())))
     })?;
-    let attached = progress.step("pods", "executing the plugin", || {
+    let mut attached = progress.step("pods", "executing the plugin", || {
         let attached = lab.attach()?;
         let outcome = format!("{} pods attached by the flock plugin", attached.len());
         Ok((attached, outcome))
+    })?;
+    let learned = progress.step("announced", "waiting for single addresses at the router", || {
+        let learned = lab.wait_for_routes(topology::announced())?;
+        let brought = learned.len() - topology::pools().count();
+        let outcome = format!("the router has learned {brought} single addresses and nothing else");
+        Ok((learned, outcome))
+    })?;
+    progress.step("pinned", "deleting a pod and making it again", || {
+        let address = lab.attach_pinned_again(&mut attached)?;
+        Ok(((), format!("{} has {address} again", topology::PINNED)))
+    })?;
+    progress.step("refused", "attaching pods with typing mistakes", || {
+        let told = lab.attach_refused()?;
+        Ok(((), format!("{} pods are told what to write instead", told.len())))
     })?;
     progress.step("runtime", "executing the plugin again", || {
         lab.verify(&attached)?;

@@ -1,10 +1,12 @@
 //! The lab as a whole: wires, daemons, pods, and what has to be true of them.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 
 use super::execute::Patience;
 use super::interrupt::Interrupt;
@@ -14,7 +16,7 @@ use super::pods::{Attached, Sandbox};
 use super::process::Daemon;
 use super::router::{Learned, Router, Session};
 use super::state::State;
-use super::topology::{self, Family, NODES, Node};
+use super::topology::{self, Family, NODES, Node, Pod, REFUSED, Refused};
 use crate::build::Dist;
 
 /// How long anything may take to come true before the lab says what is wrong. Sessions take a second or
@@ -124,42 +126,78 @@ impl Cluster {
         })
     }
 
-    /// Waits until the router has the prefixes of both nodes, and forwards by them.
-    pub(super) fn wait_for_routes(&mut self) -> Result<Vec<Learned>> {
+    /// Waits until the router has learned these prefixes and no other, and forwards by them.
+    pub(super) fn wait_for_routes(
+        &mut self,
+        wanted: impl Iterator<Item = (&'static Node, IpNet)>,
+    ) -> Result<Vec<Learned>> {
+        let wanted: Vec<_> = wanted.collect();
         let router = Router::new(&self.state)?;
-        self.wait_for("the router has every node's prefixes", || {
+        self.wait_for("the router has what is announced and no more", || {
             let learned = router.learned()?;
-            let missing: Vec<_> = NODES
-                .iter()
-                .flat_map(|node| Family::ALL.map(|family| (node, family)))
-                .filter(|(node, family)| !learned.iter().any(|route| is_pool_of(route, node, *family)))
-                .map(|(node, family)| format!("{} of {}", node.pool(family), node.name))
-                .collect();
-            if missing.is_empty() { Ok(learned) } else { bail!("missing: {}", missing.join(", ")) }
+            let is_wanted = |route: &Learned| wanted.iter().any(|(node, net)| route.is_of(node, *net));
+            let missing = wanted.iter().filter(|(node, net)| !learned.iter().any(|it| it.is_of(node, *net)));
+            let mut wrong: Vec<_> =
+                missing.map(|(node, net)| format!("{net} of {} is missing", node.name)).collect();
+            let surplus = learned.iter().filter(|route| !is_wanted(route));
+            wrong.extend(surplus.map(|route| format!("{} is there", route.prefix)));
+            if wrong.is_empty() { Ok(learned) } else { bail!("{}", wrong.join(", ")) }
         })
     }
 
     /// Attaches every pod.
     pub(super) fn attach(&self) -> Result<Vec<Attached>> {
         let patience = Patience::until(Duration::from_secs(50), &self.interrupt);
-        topology::pods()
-            .map(|(node, pod)| {
-                self.interrupt.check()?;
-                let socket = NodeDir::new(&self.state, node)?.socket();
-                let sandbox = Sandbox::create(&self.state, pod, socket)?;
-                let added = sandbox.add(&self.dist.flock, node, pod, &patience);
-                added.or_else(|error| {
-                    self.interrupt.check()?;
-                    bail!("{error:#}\n{}", self.tails())
-                })
-            })
-            .collect()
+        topology::pods().map(|(node, pod)| self.attach_one(node, pod, &patience)).collect()
+    }
+
+    fn attach_one(&self, node: &Node, pod: &'static Pod, patience: &Patience) -> Result<Attached> {
+        self.interrupt.check()?;
+        let socket = NodeDir::new(&self.state, node)?.socket();
+        let sandbox = Sandbox::create(&self.state, pod.name, socket)?;
+        let added = sandbox.add(&self.dist.flock, node, pod, patience);
+        added.or_else(|error| {
+            self.interrupt.check()?;
+            bail!("{error:#}\n{}", self.tails())
+        })
+    }
+
+    /// Deletes the pinned pod and makes it again; its new attachment takes the place of the old one.
+    pub(super) fn attach_pinned_again(&self, attached: &mut [Attached]) -> Result<IpAddr> {
+        let patience = Patience::until(Duration::from_secs(50), &self.interrupt);
+        let known = attached.iter_mut().find(|attached| attached.pod == topology::PINNED);
+        let asked = topology::pods().find(|(_, pod)| pod.name == topology::PINNED);
+        let Some((attached, (node, pod))) = known.zip(asked) else {
+            bail!("there is no pod {}", topology::PINNED);
+        };
+        Sandbox::read(&self.state, pod)?.del(&self.dist.flock)?;
+        *attached = self.attach_one(node, pod, &patience)?;
+        attached.v4.context("the pinned pod has no IPv4 address")
+    }
+
+    /// Tries to attach the pods with typing mistakes; what each was told.
+    pub(super) fn attach_refused(&self) -> Result<Vec<String>> {
+        let patience = Patience::until(Duration::from_secs(50), &self.interrupt);
+        let socket = NodeDir::new(&self.state, &NODES[0])?.socket();
+        let refuse = |pod: &Refused| {
+            self.interrupt.check()?;
+            let sandbox = Sandbox::create(&self.state, pod.name, socket.clone())?;
+            let told = sandbox.add_refused(&self.dist.flock, &patience)?;
+            if !told.ends_with(pod.told) {
+                bail!("{} was told {told:?}, and not {:?}", pod.name, pod.told);
+            }
+            Ok(told)
+        };
+        REFUSED.iter().map(refuse).collect()
     }
 
     /// CHECKs and re-ADDs every pod.
     pub(super) fn verify(&self, attached: &[Attached]) -> Result<()> {
         let patience = Patience::until(Duration::from_secs(50), &self.interrupt);
-        attached.iter().try_for_each(|pod| pod.verify(&self.dist.flock, &patience))
+        attached.iter().try_for_each(|pod| {
+            self.interrupt.check()?;
+            pod.verify(&self.state.netns(pod.pod), &self.dist.flock, &patience)
+        })
     }
 
     /// Detaches every pod, twice as runtimes do, and waits until the nodes have nothing of them left.
@@ -187,7 +225,7 @@ impl Cluster {
                 if left.is_empty() { Ok(()) } else { bail!("{}: {}", node.name, left.join(", ")) }
             })?;
         }
-        Ok(())
+        self.wait_for_routes(topology::pools()).map(drop)
     }
 
     /// Repeats `attempt` until it succeeds. Gives up early when a daemon has ended or somebody wants the lab
@@ -248,12 +286,4 @@ fn leftovers(netns: &Netns, node: &Node) -> Result<Vec<String>> {
     let neighbours = netns.show("neigh show nud permanent")?;
     left.extend(neighbours.iter().map(|entry| format!("neighbour {}", text(entry, "dst"))));
     Ok(left)
-}
-
-/// Whether a route of the router is the pool of this node, from this node alone.
-pub(super) fn is_pool_of(route: &Learned, node: &Node, family: Family) -> bool {
-    route.prefix == node.pool(family)
-        && route.as_path == [node.asn]
-        && route.next_hops == [node.link.neighbour.of(family)]
-        && route.kernel == [node.name]
 }

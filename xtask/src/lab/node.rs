@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::execute::{self, Patience};
 use super::process::Daemon;
 use super::state::State;
-use super::topology::{NAMESPACE, Node, Pod, ROUTER_ASN};
+use super::topology::{NAMESPACE, NODES, Node, REFUSED, ROUTER_ASN};
 
 /// Where a node keeps its things.
 #[derive(Debug, Clone)]
@@ -44,7 +44,10 @@ impl NodeDir {
     pub(super) fn write_manifests(&self, node: &Node) -> Result<()> {
         let dir = self.manifests();
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let pods: Vec<_> = node.pods.iter().map(|pod| pod_manifest(pod, node)).collect();
+        let refused = REFUSED.iter().filter(|_| node.name == NODES[0].name);
+        let refused = refused.map(|pod| pod_manifest(pod.name, &[pod.annotation], node));
+        let pods = node.pods.iter().map(|pod| pod_manifest(pod.name, pod.annotations, node));
+        let pods: Vec<_> = pods.chain(refused).collect();
         for (name, text) in [("node.yaml", node_config(node)), ("pods.yaml", pods.join("---\n"))] {
             let (file, fresh) = (dir.join(name), dir.join(format!(".{name}.new")));
             fs::write(&fresh, text)
@@ -108,13 +111,13 @@ spec:
     )
 }
 
-/// A pod that wants one family only says so by annotation.
-fn pod_manifest(pod: &Pod, node: &Node) -> String {
-    let off = [("ipv6", pod.ipv6), ("ipv4", pod.ipv4)].into_iter().filter(|(_, wanted)| !wanted);
-    let lines: Vec<_> =
-        off.map(|(family, _)| format!("    flock.fritzlab.net/{family}: 'false'\n")).collect();
-    let annotations =
-        if lines.is_empty() { String::new() } else { format!("  annotations:\n{}", lines.concat()) };
+fn pod_manifest(name: &str, annotations: &[(&str, &str)], node: &Node) -> String {
+    let lines = annotations.iter().map(|(key, value)| format!("    flock.fritzlab.net/{key}: '{value}'\n"));
+    let annotations = if annotations.is_empty() {
+        String::new()
+    } else {
+        format!("  annotations:\n{}", lines.collect::<String>())
+    };
     format!(
         "\
 apiVersion: v1
@@ -128,21 +131,18 @@ metadata:
     - name: main
       image: registry.example/main:1
 ",
-        name = pod.name,
         node = node.name,
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::topology::NODES;
     use super::*;
 
     #[test]
-    fn only_pods_of_one_family_carry_an_annotation() {
-        let count = |pod: &Pod| pod_manifest(pod, &NODES[0]).matches("'false'").count();
-        for pod in &NODES[0].pods {
-            assert_eq!(count(pod), usize::from(!pod.ipv6) + usize::from(!pod.ipv4), "{}", pod.name);
-        }
+    fn annotations_are_written_as_an_operator_would() {
+        let manifest = pod_manifest("web", &[("ipv4", "no"), ("cidr6", "2001:db8::/64")], &NODES[0]);
+        assert!(manifest.contains("\n  annotations:\n    flock.fritzlab.net/ipv4: 'no'\n"), "{manifest}");
+        assert!(!pod_manifest("web", &[], &NODES[0]).contains("annotations"));
     }
 }

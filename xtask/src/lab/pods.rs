@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::execute::{self, Patience};
+use super::netns::Netns;
 use super::random;
+use super::router::is_link_local;
 use super::state::State;
 use super::topology::{self, Family, NAMESPACE, Node, Pod};
 
@@ -56,16 +58,16 @@ impl Attached {
 
 impl Sandbox {
     /// A container of a pod that does not exist yet, written down so that another process can end it.
-    pub(super) fn create(state: &State, pod: &Pod, socket: PathBuf) -> Result<Self> {
+    pub(super) fn create(state: &State, pod: &str, socket: PathBuf) -> Result<Self> {
         let sandbox = Self {
             container_id: random::hex(32)?,
             uid: random::uuid()?,
-            pod: pod.name.to_owned(),
-            netns: state.netns(pod.name).path(),
+            pod: pod.to_owned(),
+            netns: state.netns(pod).path(),
             socket,
             cni_version: version_of(pod).to_owned(),
         };
-        let file = state.element_dir(pod.name)?.join(RECORD);
+        let file = state.element_dir(pod)?.join(RECORD);
         std::fs::write(&file, serde_json::to_vec(&sandbox)?)
             .with_context(|| format!("cannot write {}", file.display()))?;
         Ok(sandbox)
@@ -127,19 +129,23 @@ impl Sandbox {
         let (pod_name, took) = (pod.name, done.took);
         let attached = Attached { pod: pod_name, node: node.name, v6, v4, took, sandbox: self, result };
         for family in Family::ALL {
-            if attached.address(family).is_some() != pod.wants(family) {
-                bail!(
-                    "ADD of {NAMESPACE}/{pod_name} gave other families than asked for: {}",
-                    done.stdout.trim()
-                );
-            }
-            if let Some(address) = attached.address(family)
-                && !node.pool(family).contains(&address)
-            {
-                bail!("ADD of {NAMESPACE}/{pod_name} gave {address}, outside {}", node.pool(family));
+            let asks = pod.asks(family);
+            if !asks.is_met_by(attached.address(family), node.pool(family)) {
+                let given = done.stdout.trim();
+                bail!("ADD of {NAMESPACE}/{pod_name} was to give {asks:?} of {family:?}, and gave {given}");
             }
         }
         Ok(attached)
+    }
+
+    /// ADD of a pod that cannot have what it asks for: the error, for people.
+    pub(super) fn add_refused(&self, plugin: &Path, patience: &Patience) -> Result<String> {
+        match self.execute(plugin, "ADD", None, patience) {
+            Ok(done) => {
+                bail!("ADD of {NAMESPACE}/{} should be refused, and gave {}", self.pod, done.stdout.trim())
+            }
+            Err(error) => Ok(error.to_string()),
+        }
     }
 
     /// DEL.
@@ -149,8 +155,15 @@ impl Sandbox {
 }
 
 impl Attached {
-    /// What a runtime relies on: CHECK agrees with the result, and the same ADD again gives it again.
-    pub(super) fn verify(&self, plugin: &Path, patience: &Patience) -> Result<()> {
+    /// What a runtime relies on: CHECK agrees with the result, and the same ADD again gives it again. And the
+    /// pod has these addresses and no other.
+    pub(super) fn verify(&self, netns: &Netns, plugin: &Path, patience: &Patience) -> Result<()> {
+        let mut own = addresses_of_eth0(netns)?;
+        own.retain(|address| !is_link_local(*address));
+        let expected: Vec<_> = Family::ALL.iter().filter_map(|family| self.address(*family)).collect();
+        if own.len() != expected.len() || expected.iter().any(|address| !own.contains(address)) {
+            bail!("{NAMESPACE}/{} has {own:?} on eth0, and should have {expected:?}", self.pod);
+        }
         self.sandbox.execute(plugin, "CHECK", Some(&self.result), patience)?;
         let again = self.sandbox.execute(plugin, "ADD", None, patience)?;
         if serde_json::from_str::<Value>(&again.stdout).ok().as_ref() != Some(&self.result) {
@@ -160,8 +173,14 @@ impl Attached {
     }
 }
 
+fn addresses_of_eth0(netns: &Netns) -> Result<Vec<IpAddr>> {
+    let shown = netns.show("address show dev eth0")?;
+    let addresses = shown.iter().flat_map(|link| link["addr_info"].as_array().into_iter().flatten());
+    Ok(addresses.filter_map(|address| address["local"].as_str()?.parse().ok()).collect())
+}
+
 /// The version of the specification that is spoken for a pod.
-fn version_of(pod: &Pod) -> &'static str {
-    let index = topology::pods().position(|(_, other)| other.name == pod.name).unwrap_or(0);
+fn version_of(pod: &str) -> &'static str {
+    let index = topology::pods().position(|(_, other)| other.name == pod).unwrap_or(0);
     CNI_VERSIONS.into_iter().cycle().nth(index).unwrap_or("1.0.0")
 }

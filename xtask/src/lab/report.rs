@@ -5,12 +5,11 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use super::cluster::is_pool_of;
 use super::pods::Attached;
 use super::probe::{Ping, Unassigned};
 use super::progress::{Paint, Took};
 use super::router::{Learned, Session};
-use super::topology::{Family, NODES, Node};
+use super::topology::{self, Family};
 
 /// Everything the lab has seen.
 #[derive(Debug, Serialize)]
@@ -74,20 +73,17 @@ impl Report {
 
     /// Everything that should be there is, everything that was tried worked, and nothing else was learned.
     fn holds(&self) -> bool {
-        let pools = || NODES.iter().flat_map(|node| Family::ALL.map(|family| (node, family)));
-        let nothing_missing = pools().all(|(node, family)| self.learned_from(node, family));
+        let announced = topology::announced();
+        let nothing_missing =
+            announced.clone().all(|(node, net)| self.learned.iter().any(|route| route.is_of(node, net)));
         !self.pods.is_empty()
             && !self.pings.is_empty()
             && !self.unassigned.is_empty()
             && nothing_missing
-            && self.learned.len() == pools().count()
+            && self.learned.len() == announced.count()
             && self.sessions.iter().all(Session::is_established)
             && self.pings.iter().all(|ping| ping.ok)
             && self.unassigned.iter().all(|probe| probe.ok)
-    }
-
-    fn learned_from(&self, node: &Node, family: Family) -> bool {
-        self.learned.iter().any(|route| is_pool_of(route, node, family))
     }
 
     /// The pings of a family that fit: how many worked, and how many there were.
@@ -121,12 +117,11 @@ impl Report {
         }
         table.heading(&["router learned", "from", "next hop", "AS", "forwards to"]);
         for route in &self.learned {
-            let from =
-                NODES.iter().find(|node| Family::ALL.iter().any(|family| is_pool_of(route, node, *family)));
+            let from = topology::announced().find(|(node, net)| route.is_of(node, *net));
             let join = |list: Vec<String>| list.join(" ");
             table.row(vec![
                 Cell::plain(&route.prefix.to_string()),
-                from.map_or_else(|| Cell::bad("nobody we know"), |node| Cell::good(node.name)),
+                from.map_or_else(|| Cell::bad("nobody we know"), |(node, _)| Cell::good(node.name)),
                 Cell::plain(&join(route.next_hops.iter().map(ToString::to_string).collect())),
                 Cell::plain(&join(route.as_path.iter().map(ToString::to_string).collect())),
                 Cell::plain(&join(route.kernel.clone())),

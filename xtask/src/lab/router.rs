@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::netns::Netns;
 use super::process::Daemon;
 use super::state::State;
-use super::topology::{Family, NODES};
+use super::topology::{Family, NODES, Node};
 
 /// What the router runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -63,6 +63,16 @@ pub(super) struct Learned {
     pub(super) kernel: Vec<String>,
 }
 
+impl Learned {
+    /// Whether it is this prefix, from this node alone.
+    pub(super) fn is_of(&self, node: &Node, prefix: IpNet) -> bool {
+        self.prefix == prefix
+            && self.as_path == [node.asn]
+            && self.next_hops == [node.link.neighbour.of(Family::of(prefix.addr()))]
+            && self.kernel == [node.name]
+    }
+}
+
 impl Router {
     /// The router of this lab.
     pub(super) fn new(state: &State) -> Result<Self> {
@@ -109,7 +119,7 @@ impl Router {
         kernel.extend(self.netns.show("-4 route show")?);
         for route in &mut learned {
             route.next_hops.retain(|address| !is_link_local(*address));
-            route.kernel = interfaces(&kernel, &route.prefix.to_string());
+            route.kernel = interfaces(&kernel, route.prefix);
         }
         learned.sort_by_key(|route| (Family::of(route.prefix.addr()), route.prefix));
         Ok(learned)
@@ -129,14 +139,17 @@ fn neighbours() -> impl Iterator<Item = IpAddr> {
     NODES.iter().flat_map(|node| Family::ALL.map(|family| node.link.neighbour.of(family)))
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+pub(super) fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// Where the kernel sends a prefix: one interface, or several for several next hops.
-fn interfaces(kernel: &[serde_json::Value], prefix: &str) -> Vec<String> {
+fn interfaces(kernel: &[serde_json::Value], prefix: IpNet) -> Vec<String> {
     let mut found = Vec::new();
-    for route in kernel.iter().filter(|route| route["dst"] == prefix) {
+    // A single address comes without its length.
+    let is_host = prefix.prefix_len() == prefix.max_prefix_len();
+    let name = if is_host { prefix.addr().to_string() } else { prefix.to_string() };
+    for route in kernel.iter().filter(|route| route["dst"] == *name) {
         let hops = route["nexthops"].as_array().map_or(&[][..], Vec::as_slice);
         let devices = std::iter::once(route).chain(hops).filter_map(|hop| hop["dev"].as_str());
         found.extend(devices.map(str::to_owned));

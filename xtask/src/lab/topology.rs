@@ -77,7 +77,7 @@ pub(super) struct Node {
     pub(super) link: Link,
     pub(super) pool6: Ipv6Net,
     pub(super) pool4: Ipv4Net,
-    pub(super) pods: [Pod; 4],
+    pub(super) pods: &'static [Pod],
 }
 
 impl Node {
@@ -99,27 +99,90 @@ impl Node {
     }
 }
 
-/// A pod, and the families it asks for.
+/// A pod, and what it asks for.
 #[derive(Debug)]
 pub(super) struct Pod {
     pub(super) name: &'static str,
-    pub(super) ipv6: bool,
-    pub(super) ipv4: bool,
+    /// Its annotations, without the prefix.
+    pub(super) annotations: &'static [(&'static str, &'static str)],
+    pub(super) ipv6: Asks,
+    pub(super) ipv4: Asks,
+}
+
+/// What a pod asks for in a family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asks {
+    /// No address.
+    Nothing,
+    /// One of its node's pool.
+    OfPool,
+    /// This very address.
+    Exactly(IpAddr),
+}
+
+impl Asks {
+    /// Whether `given` is what was asked for.
+    pub(super) fn is_met_by(self, given: Option<IpAddr>, pool: IpNet) -> bool {
+        match self {
+            Self::Nothing => given.is_none(),
+            Self::OfPool => given.is_some_and(|address| pool.contains(&address)),
+            Self::Exactly(address) => given == Some(address),
+        }
+    }
 }
 
 impl Pod {
-    const fn new(name: &'static str, ipv6: bool, ipv4: bool) -> Self {
-        Self { name, ipv6, ipv4 }
+    const fn dual(name: &'static str) -> Self {
+        Self { name, annotations: &[], ipv6: Asks::OfPool, ipv4: Asks::OfPool }
     }
 
-    /// Whether it asks for an address of a family.
-    pub(super) fn wants(&self, family: Family) -> bool {
+    const fn six(name: &'static str) -> Self {
+        Self { annotations: &[("ipv4", "false")], ipv4: Asks::Nothing, ..Self::dual(name) }
+    }
+
+    const fn four(name: &'static str) -> Self {
+        Self { annotations: &[("ipv6", "false")], ipv6: Asks::Nothing, ..Self::dual(name) }
+    }
+
+    /// What it asks for in a family.
+    pub(super) fn asks(&self, family: Family) -> Asks {
         match family {
             Family::V6 => self.ipv6,
             Family::V4 => self.ipv4,
         }
     }
 }
+
+/// A pod that asks for what it cannot have, and what it is told.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) name: &'static str,
+    /// Key, without the prefix, and value.
+    pub(super) annotation: (&'static str, &'static str),
+    pub(super) told: &'static str,
+}
+
+/// Typing mistakes, all on the first node.
+pub(super) const REFUSED: [Refused; 3] = [
+    Refused {
+        name: "typo-1",
+        annotation: ("ipv4", "no"),
+        told: r#"flock.fritzlab.net/ipv4 "no" is neither true nor false: write "false""#,
+    },
+    Refused {
+        name: "typo-2",
+        annotation: ("anycats", "2001:db8:a::53"),
+        told: r#"flock.fritzlab.net/anycats "2001:db8:a::53" is not an annotation of flock: use flock.fritzlab.net/anycast"#,
+    },
+    Refused {
+        name: "typo-3",
+        annotation: ("cidr4", "198.51.100.77/27"),
+        told: r#"flock.fritzlab.net/cidr4 "198.51.100.77/27" has host bits set: write 198.51.100.64/27"#,
+    },
+];
+
+/// The pod whose address outlives it, and that address.
+pub(super) const PINNED: &str = "pinned-2";
 
 /// The two nodes.
 pub(super) const NODES: [Node; 2] = [
@@ -129,11 +192,17 @@ pub(super) const NODES: [Node; 2] = [
         link: link(1, 0),
         pool6: Ipv6Net::new_assert(documentation(0xf001, 0, 0), 64),
         pool4: Ipv4Net::new_assert(Ipv4Addr::new(198, 51, 100, 0), 26),
-        pods: [
-            Pod::new("web-1", true, true),
-            Pod::new("api-1", true, true),
-            Pod::new("six-1", true, false),
-            Pod::new("four-1", false, true),
+        pods: &[
+            Pod::dual("web-1"),
+            Pod::dual("api-1"),
+            Pod::six("six-1"),
+            Pod::four("four-1"),
+            Pod {
+                name: "given-1",
+                annotations: &[("addresses", "2001:db8:c606::166, 203.0.113.166")],
+                ipv6: Asks::Exactly(IpAddr::V6(documentation(0xc606, 0, 0x166))),
+                ipv4: Asks::Exactly(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 166))),
+            },
         ],
     },
     Node {
@@ -142,11 +211,16 @@ pub(super) const NODES: [Node; 2] = [
         link: link(2, 16),
         pool6: Ipv6Net::new_assert(documentation(0xf002, 0, 0), 64),
         pool4: Ipv4Net::new_assert(Ipv4Addr::new(198, 51, 100, 64), 26),
-        pods: [
-            Pod::new("web-2", true, true),
-            Pod::new("api-2", true, true),
-            Pod::new("six-2", true, false),
-            Pod::new("four-2", false, true),
+        pods: &[
+            Pod::dual("web-2"),
+            Pod::dual("api-2"),
+            Pod::six("six-2"),
+            Pod::four("four-2"),
+            Pod {
+                annotations: &[("cidr4", "198.51.100.77/32")],
+                ipv4: Asks::Exactly(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77))),
+                ..Pod::dual(PINNED)
+            },
         ],
     },
 ];
@@ -163,13 +237,31 @@ pub(super) fn links() -> impl Iterator<Item = (&'static str, Link)> {
 }
 
 /// Every pod with its node.
-pub(super) fn pods() -> impl Iterator<Item = (&'static Node, &'static Pod)> {
+pub(super) fn pods() -> impl Iterator<Item = (&'static Node, &'static Pod)> + Clone {
     NODES.iter().flat_map(|node| node.pods.iter().map(move |pod| (node, pod)))
+}
+
+/// The pools, each with its node: what the router should learn while there are no pods.
+pub(super) fn pools() -> impl Iterator<Item = (&'static Node, IpNet)> + Clone {
+    NODES.iter().flat_map(|node| Family::ALL.map(|family| (node, node.pool(family))))
+}
+
+/// What the router should learn once every pod is there: the pools, and what pods bring along from outside
+/// them.
+pub(super) fn announced() -> impl Iterator<Item = (&'static Node, IpNet)> + Clone {
+    let brought = pods().flat_map(|(node, pod)| {
+        Family::ALL.map(|family| match pod.asks(family) {
+            Asks::Exactly(address) if !node.pool(family).contains(&address) => Some((node, address.into())),
+            _ => None,
+        })
+    });
+    pools().chain(brought.flatten())
 }
 
 /// The names of everything that has a namespace.
 pub(super) fn elements() -> impl Iterator<Item = &'static str> {
-    ["router"].into_iter().chain(links().map(|(name, _)| name)).chain(pods().map(|(_, pod)| pod.name))
+    let pods = pods().map(|(_, pod)| pod.name).chain(REFUSED.iter().map(|pod| pod.name));
+    ["router"].into_iter().chain(links().map(|(name, _)| name)).chain(pods)
 }
 
 /// `2001:db8:site:subnet::host`.
@@ -205,6 +297,11 @@ mod tests {
             for family in Family::ALL {
                 assert!(node.pool(family).contains(&node.unassigned(family)));
                 assert!(seen.insert(node.unassigned(family)));
+                for pod in node.pods {
+                    if let Asks::Exactly(address) = pod.asks(family) {
+                        assert!(seen.insert(address), "{address} is used twice");
+                    }
+                }
             }
         }
         for address in seen {
@@ -217,9 +314,18 @@ mod tests {
         let names: BTreeSet<_> = elements().collect();
         assert_eq!(names.len(), elements().count());
         for node in &NODES {
-            let kinds: Vec<_> = node.pods.iter().map(|pod| (pod.ipv6, pod.ipv4)).collect();
-            assert!(kinds.iter().filter(|kind| **kind == (true, true)).count() >= 2);
-            assert!(kinds.contains(&(true, false)) && kinds.contains(&(false, true)));
+            let kind = |ipv6: Asks, ipv4: Asks| {
+                node.pods.iter().filter(|pod| (pod.ipv6, pod.ipv4) == (ipv6, ipv4)).count()
+            };
+            assert!(kind(Asks::OfPool, Asks::OfPool) >= 2);
+            assert!(kind(Asks::OfPool, Asks::Nothing) > 0 && kind(Asks::Nothing, Asks::OfPool) > 0);
         }
+    }
+
+    #[test]
+    fn pods_that_bring_addresses_from_outside_are_announced_one_by_one() {
+        let brought: Vec<_> = announced().skip(4).map(|(node, net)| (node.name, net.to_string())).collect();
+        let expected = ["2001:db8:c606::166/128", "203.0.113.166/32"].map(|net| ("node1", net.to_owned()));
+        assert_eq!(brought, expected);
     }
 }
