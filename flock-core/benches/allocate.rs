@@ -35,10 +35,8 @@ fn of_pool(pool: &str, number: u32) -> Request {
 
 fn full(pool: &str) -> Ipam {
     let mut ipam = Ipam::default();
-    let pools = Pools {
-        v6: pool.parse().ok().into_iter().collect(),
-        v4: pool.parse().ok().into_iter().collect(),
-    };
+    let pools =
+        Pools { v6: pool.parse().ok().into_iter().collect(), v4: pool.parse().ok().into_iter().collect() };
     ipam.reconfigure(pools, [].into());
     for number in 0..IN_USE {
         ipam.allocate(&of_pool(pool, number), NOW, u64::from(number)).unwrap();
@@ -48,7 +46,8 @@ fn full(pool: &str) -> Ipam {
 
 fn allocate(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("allocate and release, 10,000 in use");
-    for pool in ["192.0.0.0/18", "192.0.0.0/16", "192.0.0.0/8", "2001:db8::/112", "2001:db8::/64", "2001:db8::/32"]
+    for pool in
+        ["192.0.0.0/18", "192.0.0.0/16", "192.0.0.0/8", "2001:db8::/112", "2001:db8::/64", "2001:db8::/32"]
     {
         let mut ipam = full(pool);
         let request = of_pool(pool, IN_USE);

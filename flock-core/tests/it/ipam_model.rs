@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flock_core::ids::AttachmentId;
+use flock_core::iid::{Embedding, Field, Identity};
 use flock_core::ipam::{Addresses, Allocation, Ipam, Phase, Pools, Request, Snapshot, Want};
 use flock_core::ports::Retry;
 use flock_core::time::Timestamp;
@@ -12,9 +13,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proptest::prelude::*;
 
 /// Pools of which a configuration has some: with reserved identifiers of each kind, one that is all
-/// reserved, the smallest there are.
-const POOLS6: [&str; 4] = [
+/// reserved, one with an odd number of host bits, the smallest there are.
+const POOLS6: [&str; 5] = [
     "2001:db8::/125",
+    "2001:db8::4:0/119",
     "2001:db8:0:1:fdff:ffff:ffff:ff00/120",
     "2001:db8::200:5eff:fe00:0/125",
     "2001:db8::2:2/127",
@@ -22,7 +24,8 @@ const POOLS6: [&str; 4] = [
 const POOLS4: [&str; 3] = ["192.0.2.0/29", "192.0.2.8/30", "198.51.100.248/29"];
 
 /// What `cidr6` and `cidr4` ask for: pools, parts, pins, more than a pool, none.
-const WITHIN6: [&str; 6] = [
+const WITHIN6: [&str; 7] = [
+    "2001:db8::4:100/120",
     "2001:db8::/125",
     "2001:db8::4/126",
     "2001:db8::/128",
@@ -38,13 +41,53 @@ const NODE: [&str; 5] = ["2001:db8::5", "2001:db8::", "192.0.2.3", "192.0.2.1", 
 
 #[derive(Debug, Clone)]
 enum Op {
-    Allocate { who: u8, v6: Want<Ipv6Net>, v4: Want<Ipv4Net>, entropy: u64 },
+    Allocate { who: u8, asked: Asked, entropy: u64 },
     Commit { who: u8 },
     Release { who: u8 },
-    Adopt { who: u8, addresses: Addresses },
+    Adopt { who: u8, addresses: Addresses, extra: Vec<IpAddr> },
     Wait { millis: u64 },
     Reconfigure(Pools, BTreeSet<IpAddr>),
     Restart,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone)]
+struct Asked {
+    v6: Want<Ipv6Net>,
+    v4: Want<Ipv4Net>,
+    given: Vec<IpAddr>,
+    embed: Option<Embedding>,
+}
+
+/// Addresses a pod may bring along: in the pools, reserved there, the node's own, outside.
+const GIVEN: [&str; 12] = [
+    "2001:db8::1",
+    "2001:db8::3",
+    "2001:db8::5",
+    "2001:db8::",
+    "2001:db8::4:11",
+    "2001:db8:c606::166",
+    "192.0.2.2",
+    "192.0.2.3",
+    "192.0.2.5",
+    "192.0.2.7",
+    "192.0.2.10",
+    "203.0.113.166",
+];
+
+fn given() -> impl Strategy<Value = Vec<IpAddr>> {
+    let some = prop::sample::subsequence(GIVEN.to_vec(), 1..4).prop_shuffle();
+    let some = some.prop_map(|texts| texts.into_iter().map(|text| text.parse().unwrap()).collect());
+    prop_oneof![3 => Just(vec![]), 1 => some]
+}
+
+fn embed() -> impl Strategy<Value = Option<Embedding>> {
+    let embedding = |pod: u8| {
+        let pod = format!("pod-{pod}");
+        let identity = Identity { namespace: "shop", pod: &pod, image: None };
+        Embedding::new(&[Field::Pod], &identity).unwrap()
+    };
+    prop_oneof![3 => Just(None), 1 => (0_u8..3).prop_map(move |pod| Some(embedding(pod)))]
 }
 
 fn attachment(who: u8) -> AttachmentId {
@@ -80,11 +123,15 @@ fn op() -> impl Strategy<Value = Op> {
     let v4 = prop::option::of((0_u32..12).prop_map(|n| Ipv4Addr::from_bits(0xc000_0200 + n)));
     let addresses = (v6, v4).prop_map(|(v6, v4)| Addresses { v6, v4 });
     prop_oneof![
-        12 => (who(), want(&WITHIN6), want(&WITHIN4), any::<u64>())
-            .prop_map(|(who, v6, v4, entropy)| Op::Allocate { who, v6, v4, entropy }),
+        12 => (who(), want(&WITHIN6), want(&WITHIN4), given(), embed(), any::<u64>()).prop_map(
+            |(who, v6, v4, given, embed, entropy)| {
+                Op::Allocate { who, asked: Asked { v6, v4, given, embed }, entropy }
+            }
+        ),
         1 => who().prop_map(|who| Op::Commit { who }),
         6 => who().prop_map(|who| Op::Release { who }),
-        2 => (who(), addresses).prop_map(|(who, addresses)| Op::Adopt { who, addresses }),
+        2 => (who(), addresses, given())
+            .prop_map(|(who, addresses, extra)| Op::Adopt { who, addresses, extra }),
         3 => (0_u64..20_000).prop_map(|millis| Op::Wait { millis }),
         1 => pools().prop_map(|(pools, node)| Op::Reconfigure(pools, node)),
         1 => Just(Op::Restart),
@@ -105,22 +152,35 @@ fn all(net: IpNet) -> Box<dyn Iterator<Item = IpAddr>> {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    addresses: Addresses,
+    extra: Vec<IpAddr>,
+    phase: Phase,
+}
+
+impl Held {
+    fn all(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().chain(self.extra.iter().copied())
+    }
+}
+
 /// The rules of the contract, as slow and as plain as can be.
 #[derive(Default)]
 struct Model {
     pools: Pools,
     node: BTreeSet<IpAddr>,
-    held: BTreeMap<AttachmentId, (Addresses, Phase)>,
+    held: BTreeMap<AttachmentId, Held>,
     released: BTreeMap<IpAddr, u64>,
     now: u64,
 }
 
 impl Model {
     fn holder(&self, address: IpAddr) -> Option<&AttachmentId> {
-        let has = |(_, (addresses, _)): &(&AttachmentId, &(Addresses, Phase))| {
-            addresses.iter().any(|it| it == address)
-        };
-        self.held.iter().find(has).map(|(attachment, _)| attachment)
+        self.held
+            .iter()
+            .find(|(_, held)| held.all().any(|it| it == address))
+            .map(|(attachment, _)| attachment)
     }
 
     fn cools(&self, address: IpAddr) -> bool {
@@ -166,14 +226,50 @@ impl Model {
         }
     }
 
+    /// The first given address of each family, and the rest; or when to try again.
+    fn expect_given(&self, given: &[IpAddr]) -> Result<(Addresses, Vec<IpAddr>), Retry> {
+        let (mut addresses, mut extra) = (Addresses::default(), vec![]);
+        for address in given {
+            let v6 = self.pools.v6.iter().map(|net| IpNet::V6(*net));
+            let v4 = self.pools.v4.iter().map(|net| IpNet::V4(*net));
+            let mut pools = v6.chain(v4).filter(|pool| pool.contains(address));
+            if pools.any(|pool| Self::reserved(pool, *address)) || self.node.contains(address) {
+                return Err(Retry::Never);
+            }
+            if self.holder(*address).is_some() {
+                return Err(Retry::Later);
+            }
+            match address {
+                IpAddr::V6(v6) if addresses.v6.is_none() => addresses.v6 = Some(*v6),
+                IpAddr::V4(v4) if addresses.v4.is_none() => addresses.v4 = Some(*v4),
+                _ => extra.push(*address),
+            }
+        }
+        Ok((addresses, extra))
+    }
+
     /// Checks the answer of the allocator for one family, or says when to try again where it should refuse.
-    fn expect<N: Copy + Into<IpNet>>(&self, pools: &[N], want: &Want<N>) -> Result<Option<Choice>, Retry> {
+    fn expect<N: Copy + Into<IpNet>>(
+        &self,
+        pools: &[N],
+        want: &Want<N>,
+        embed: Option<&Embedding>,
+    ) -> Result<Option<Choice>, Retry> {
         if matches!(want, Want::No) {
             return Ok(None);
         }
         let ranges = Self::ranges(pools, want).ok_or(Retry::Never)?;
+        let carries = |range: IpNet, address: IpAddr| match (embed, range, address) {
+            (Some(embed), IpNet::V6(range), IpAddr::V6(address)) => embed.matches(address, range).ok(),
+            _ => Some(true),
+        };
+        if ranges.iter().all(|(_, range)| carries(*range, range.addr()).is_none()) {
+            return Err(Retry::Never);
+        }
         let usable = |(pool, range): &(IpNet, IpNet)| -> Vec<IpAddr> {
-            let fits = |it: &IpAddr| !Self::reserved(*pool, *it) && !self.node.contains(it);
+            let fits = |it: &IpAddr| {
+                !Self::reserved(*pool, *it) && !self.node.contains(it) && carries(*range, *it) == Some(true)
+            };
             all(*range).filter(fits).collect()
         };
         let usable: Vec<Vec<IpAddr>> = ranges.iter().map(usable).collect();
@@ -200,8 +296,8 @@ impl Model {
         let count = |it: usize| u64::try_from(it).unwrap();
         v6.chain(v4)
             .map(|pool| {
-                let held = self.held.values().flat_map(|(addresses, _)| addresses.iter());
-                let held = held.filter(|it| pool.contains(it)).count();
+                let held = self.held.values().flat_map(Held::all);
+                let held = held.filter(|it| pool.contains(it)).collect::<BTreeSet<_>>().len();
                 let cooling =
                     self.released.keys().filter(|it| pool.contains(*it) && self.cools(**it)).count();
                 let capacity = all(pool).filter(|it| !Self::reserved(pool, *it) && !self.node.contains(it));
@@ -240,27 +336,19 @@ fn reload(ipam: &Ipam) -> Ipam {
     restored
 }
 
-fn request(who: u8, v6: Want<Ipv6Net>, v4: Want<Ipv4Net>) -> Request {
-    Request {
-        attachment: attachment(who),
-        pod: None,
-        uid: None,
-        netns: None,
-        v6,
-        v4,
-        given: vec![],
-        embed: None,
-    }
+fn request(who: u8, asked: Asked) -> Request {
+    let Asked { v6, v4, given, embed } = asked;
+    Request { attachment: attachment(who), pod: None, uid: None, netns: None, v6, v4, given, embed }
 }
 
-fn adopted(who: u8, addresses: Addresses) -> Allocation {
+fn adopted(who: u8, addresses: Addresses, extra: Vec<IpAddr>) -> Allocation {
     Allocation {
         attachment: attachment(who),
         pod: None,
         uid: None,
         netns: None,
         addresses,
-        extra: vec![],
+        extra,
         phase: Phase::Committed,
     }
 }
@@ -269,63 +357,76 @@ fn adopted(who: u8, addresses: Addresses) -> Allocation {
 fn step(ipam: &mut Ipam, model: &mut Model, op: Op) -> Result<(), TestCaseError> {
     let now = Timestamp::from_millis(model.now);
     match op {
-        Op::Allocate { who, v6, v4, entropy } => {
-            let given = ipam.allocate(&request(who, v6.clone(), v4.clone()), now, entropy);
-            if let Some((addresses, phase)) = model.held.get(&attachment(who)) {
-                let given = given.unwrap();
-                prop_assert_eq!((given.addresses, given.phase), (*addresses, *phase));
+        Op::Allocate { who, asked, entropy } => {
+            let answer = ipam.allocate(&request(who, asked.clone()), now, entropy);
+            if let Some(held) = model.held.get(&attachment(who)) {
+                let answer = answer.unwrap();
+                let again = Held { addresses: answer.addresses, extra: answer.extra, phase: answer.phase };
+                prop_assert_eq!(&again, held);
                 return Ok(());
             }
-            let expected6 = model.expect(&model.pools.v6, &v6);
-            let expected4 = model.expect(&model.pools.v4, &v4);
+            let (given, extra) = match model.expect_given(&asked.given) {
+                Ok(given) => given,
+                Err(retry) => {
+                    prop_assert_eq!(answer.unwrap_err().retry(), retry);
+                    return Ok(());
+                }
+            };
+            let exactly = |address| Ok(Some(Choice::Exactly(address)));
+            let expected6 = match given.v6 {
+                Some(v6) => exactly(v6.into()),
+                None => model.expect(&model.pools.v6, &asked.v6, asked.embed.as_ref()),
+            };
+            let expected4 = match given.v4 {
+                Some(v4) => exactly(v4.into()),
+                None => model.expect(&model.pools.v4, &asked.v4, None),
+            };
             match (expected6, expected4) {
-                (Ok(None), Ok(None)) => prop_assert_eq!(given.unwrap_err().label(), "no_family"),
+                (Ok(None), Ok(None)) => prop_assert_eq!(answer.unwrap_err().label(), "no_family"),
                 (Ok(expected6), Ok(expected4)) => {
-                    let Addresses { v6, v4 } = given.as_ref().unwrap().addresses;
-                    prop_assert!(
-                        Choice::allows(expected6.as_ref(), v6.map(IpAddr::V6)),
-                        "{:?} {:?}",
-                        expected6,
-                        v6
-                    );
-                    prop_assert!(
-                        Choice::allows(expected4.as_ref(), v4.map(IpAddr::V4)),
-                        "{:?} {:?}",
-                        expected4,
-                        v4
-                    );
-                    for address in given.unwrap().addresses.iter() {
+                    let answer = answer.unwrap();
+                    let Addresses { v6, v4 } = answer.addresses;
+                    let fits = Choice::allows(expected6.as_ref(), v6.map(IpAddr::V6));
+                    prop_assert!(fits, "{:?} {:?}", expected6, v6);
+                    let fits = Choice::allows(expected4.as_ref(), v4.map(IpAddr::V4));
+                    prop_assert!(fits, "{:?} {:?}", expected4, v4);
+                    prop_assert_eq!(&answer.extra, &extra);
+                    for address in answer.held() {
                         model.released.remove(&address);
                     }
-                    model.held.insert(attachment(who), (Addresses { v6, v4 }, Phase::Pending));
+                    let held = Held { addresses: answer.addresses, extra, phase: Phase::Pending };
+                    model.held.insert(attachment(who), held);
                 }
-                (Err(retry), _) | (_, Err(retry)) => prop_assert_eq!(given.unwrap_err().retry(), retry),
+                (Err(retry), _) | (_, Err(retry)) => prop_assert_eq!(answer.unwrap_err().retry(), retry),
             }
         }
         Op::Commit { who } => {
             let held = model.held.get_mut(&attachment(who));
             prop_assert_eq!(ipam.commit(&attachment(who)), held.is_some());
-            if let Some((_, phase)) = held {
-                *phase = Phase::Committed;
+            if let Some(held) = held {
+                held.phase = Phase::Committed;
             }
         }
         Op::Release { who } => {
-            let released = ipam.release(&attachment(who), now).map(|it| it.addresses);
-            let expected = model.held.remove(&attachment(who)).map(|(addresses, _)| addresses);
-            prop_assert_eq!(released, expected);
-            for address in released.unwrap_or_default().iter() {
+            let released = ipam.release(&attachment(who), now);
+            let expected = model.held.remove(&attachment(who));
+            let released =
+                released.map(|it| Held { addresses: it.addresses, extra: it.extra, phase: it.phase });
+            prop_assert_eq!(&released, &expected);
+            for address in released.iter().flat_map(Held::all) {
                 model.released.insert(address, model.now);
             }
         }
-        Op::Adopt { who, addresses } => {
+        Op::Adopt { who, addresses, extra } => {
+            let record = Held { addresses, extra, phase: Phase::Committed };
             let taken = |address| model.holder(address).is_some_and(|holder| *holder != attachment(who));
-            let good = !addresses.is_empty() && !addresses.iter().any(taken);
-            prop_assert_eq!(ipam.adopt(adopted(who, addresses)).is_ok(), good);
+            let good = !addresses.is_empty() && !record.all().any(taken);
+            prop_assert_eq!(ipam.adopt(adopted(who, addresses, record.extra.clone())).is_ok(), good);
             if good {
-                for address in addresses.iter() {
+                for address in record.all() {
                     model.released.remove(&address);
                 }
-                model.held.insert(attachment(who), (addresses, Phase::Committed));
+                model.held.insert(attachment(who), record);
             }
         }
         Op::Wait { millis } => model.now += millis,
@@ -343,13 +444,14 @@ fn step(ipam: &mut Ipam, model: &mut Model, op: Op) -> Result<(), TestCaseError>
 
 /// Compares all there is to see.
 fn compare(ipam: &Ipam, model: &Model) -> Result<(), TestCaseError> {
-    let seen: Vec<_> =
-        ipam.allocations().map(|it| (it.attachment.clone(), (it.addresses, it.phase))).collect();
-    let expected: Vec<_> = model.held.iter().map(|(id, held)| (id.clone(), *held)).collect();
+    let held = |it: &Allocation| Held { addresses: it.addresses, extra: it.extra.clone(), phase: it.phase };
+    let seen: Vec<_> = ipam.allocations().map(|it| (it.attachment.clone(), held(it))).collect();
+    let expected: Vec<_> = model.held.iter().map(|(id, held)| (id.clone(), held.clone())).collect();
     prop_assert_eq!(seen, expected);
     let mut holders = BTreeSet::new();
     for allocation in ipam.allocations() {
-        for address in allocation.addresses.iter() {
+        // A record may name an address twice.
+        for address in allocation.held().collect::<BTreeSet<_>>() {
             prop_assert!(holders.insert(address), "{} is held twice", address);
             prop_assert_eq!(ipam.holder(address), Some(allocation));
         }
@@ -401,8 +503,8 @@ proptest! {
         for op in after {
             let at = Timestamp::from_millis(now);
             match op {
-                Op::Allocate { who, v6, v4, entropy } => {
-                    let request = request(who, v6, v4);
+                Op::Allocate { who, asked, entropy } => {
+                    let request = request(who, asked);
                     prop_assert_eq!(
                         ipam.allocate(&request, at, entropy),
                         restored.allocate(&request, at, entropy)
@@ -414,8 +516,8 @@ proptest! {
                 Op::Release { who } => {
                     prop_assert_eq!(ipam.release(&attachment(who), at), restored.release(&attachment(who), at));
                 }
-                Op::Adopt { who, addresses } => {
-                    let record = adopted(who, addresses);
+                Op::Adopt { who, addresses, extra } => {
+                    let record = adopted(who, addresses, extra);
                     prop_assert_eq!(ipam.adopt(record.clone()), restored.adopt(record));
                 }
                 Op::Wait { millis } => now += millis,
