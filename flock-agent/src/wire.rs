@@ -74,7 +74,7 @@ fn mac(bytes: Mac) -> String {
 pub(crate) fn attach_failure(error: &AttachError) -> Failure {
     let code = match (error.retry(), error) {
         (Retry::Now | Retry::Later, _) => code::TRY_AGAIN,
-        (Retry::Never, AttachError::Annotation(_) | AttachError::Family(_) | AttachError::Ipam(_)) => {
+        (Retry::Never, AttachError::Annotation(_) | AttachError::Plan(_) | AttachError::Ipam(_)) => {
             code::POD_REFUSED
         }
         (Retry::Never, AttachError::Netlink(NetlinkError::Netns { .. })) => code::INVALID_ENVIRONMENT,

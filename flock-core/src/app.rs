@@ -10,6 +10,7 @@
 //! The state (allocations, the configuration in force) sits behind one mutex that is held for
 //! computation only, never over an await.
 
+mod ask;
 mod attach;
 mod check;
 mod detach;

@@ -31,6 +31,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use crate::claims::Claim;
 use crate::problem::Problem;
 
+mod claims;
 mod spec;
 mod validate;
 

@@ -11,9 +11,11 @@ pub mod family;
 pub mod ids;
 pub mod iid;
 pub mod ipam;
+pub mod pod_plan;
 pub mod ports;
 pub mod problem;
 pub mod route;
+pub mod selector;
 mod special;
 pub mod time;
 

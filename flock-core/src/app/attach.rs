@@ -7,14 +7,12 @@ use super::lock::AttachmentGuard;
 use super::rollback::{Rollback, Undo};
 use super::{Node, State};
 use crate::advertisement::host_route_protocol;
-use crate::annotation::PodIntent;
 use crate::config::NodeConfig;
-use crate::family::families;
 use crate::ids::{PodKey, PodUid};
-use crate::ipam::{Addresses, Allocation, Phase, Request, Want};
-use crate::ports::{ClusterView, LinkIdentity, LinkState, NetnsPath, PodEvent, PodLink, PodSourceError};
+use crate::ipam::{Addresses, Allocation, Phase};
+use crate::ports::{ClusterView, LinkIdentity, LinkState, NetnsPath, PodLink};
 use crate::route::RouteProtocol;
-use crate::time::{Clock, Timestamp};
+use crate::time::Clock;
 
 /// An ADD.
 #[derive(Debug, Clone)]
@@ -60,7 +58,8 @@ impl Node {
     ) -> Result<Attached, AttachError> {
         let mut rollback = Rollback::default();
         let result = self.try_attach(guard, request, clock, entropy, abandoned, &mut rollback).await;
-        if result.is_err() {
+        if let Err(error) = &result {
+            self.tell_owner(request, error).await;
             for problem in rollback.run(self, guard.attachment(), clock).await {
                 tracing::warn!(attachment = %guard.attachment(), op = "add", error = problem, "could not take back");
             }
@@ -84,7 +83,10 @@ impl Node {
         }
         let allocation = match held {
             Some(allocation) => allocation,
-            None => self.allocate(guard, request, &config, clock(), entropy).await?,
+            None => {
+                let asked = self.ask(guard, request, &config).await?;
+                self.state().ipam.allocate(&asked, clock(), entropy)?
+            }
         };
         // A committed attachment stays as it is when a repeated ADD fails: the pod may be running on it.
         let fresh = allocation.phase == Phase::Pending;
@@ -127,63 +129,6 @@ impl Node {
             node: self.settings.node.clone(),
             refused: state.refused.clone(),
         })
-    }
-
-    async fn allocate(
-        &self,
-        guard: &AttachmentGuard,
-        request: &AttachRequest,
-        config: &NodeConfig,
-        now: Timestamp,
-        entropy: u64,
-    ) -> Result<Allocation, AttachError> {
-        let annotations = self.annotations(request).await?;
-        let wanted = PodIntent::parse(&annotations)
-            .map_err(AttachError::from)
-            .and_then(|intent| Ok(families(&intent, config)?));
-        let families = match wanted {
-            Ok(families) => families,
-            Err(error) => {
-                self.tell_owner(request, &error).await;
-                return Err(error);
-            }
-        };
-        let request = Request {
-            attachment: guard.attachment().clone(),
-            pod: request.pod.clone(),
-            uid: request.uid.clone(),
-            netns: Some(request.netns.clone()),
-            v6: if families.ipv6 { Want::Any } else { Want::No },
-            v4: if families.ipv4 { Want::Any } else { Want::No },
-            given: Vec::new(),
-            embed: None,
-        };
-        Ok(self.state().ipam.allocate(&request, now, entropy)?)
-    }
-
-    /// From the runtime, else from the view if it shows the pod that is meant, else read directly.
-    async fn annotations(&self, request: &AttachRequest) -> Result<BTreeMap<String, String>, PodSourceError> {
-        if let Some(annotations) = &request.annotations {
-            return Ok(annotations.clone());
-        }
-        let Some(key) = &request.pod else {
-            return Ok(BTreeMap::new());
-        };
-        let uid = request.uid.as_ref();
-        let known = self.ports.pods.snapshot().pods.get(key).filter(|pod| pod.is(uid)).cloned();
-        let pod = match known {
-            Some(pod) => Some(pod),
-            None => self.ports.pods.pod(key).await?.filter(|pod| pod.is(uid)),
-        };
-        Ok(pod.map(|pod| pod.annotations.clone()).unwrap_or_default())
-    }
-
-    async fn tell_owner(&self, request: &AttachRequest, error: &AttachError) {
-        let Some(pod) = request.pod.clone() else { return };
-        let event = PodEvent { pod, reason: "NetworkRefused", message: error.to_string() };
-        if let Err(error) = self.ports.status.event(&event).await {
-            tracing::warn!(pod = %event.pod, op = "add", %error, "event is lost");
-        }
     }
 
     fn pod_link(

@@ -1,7 +1,7 @@
 use crate::annotation::AnnotationError;
-use crate::family::FamilyError;
 use crate::ids::{AttachmentId, NodeName};
 use crate::ipam::IpamError;
+use crate::pod_plan::PlanError;
 use crate::ports::{NetlinkError, PodSourceError, Retry, StoreError};
 
 /// Why a pod did not get its network.
@@ -21,9 +21,9 @@ pub enum AttachError {
     /// The pod's annotations are wrong.
     #[error(transparent)]
     Annotation(#[from] AnnotationError),
-    /// The families asked for are not possible here.
+    /// The pod cannot have here what it asks for.
     #[error(transparent)]
-    Family(#[from] FamilyError),
+    Plan(#[from] PlanError),
     /// No addresses.
     #[error(transparent)]
     Ipam(#[from] IpamError),
@@ -54,7 +54,8 @@ impl AttachError {
         match self {
             Self::NotConfigured { .. } | Self::Abandoned => Retry::Later,
             Self::Pod(error) => error.retry(),
-            Self::Annotation(_) | Self::Family(_) | Self::Mtu { .. } => Retry::Never,
+            Self::Annotation(_) | Self::Mtu { .. } => Retry::Never,
+            Self::Plan(error) => error.retry(),
             Self::Ipam(error) => error.retry(),
             Self::Netlink(error) => error.retry(),
             Self::Store(error) => error.retry(),
@@ -67,7 +68,7 @@ impl AttachError {
             Self::NotConfigured { .. } => "not_configured",
             Self::Pod(error) => error.label(),
             Self::Annotation(_) => "annotation",
-            Self::Family(_) => "family",
+            Self::Plan(error) => error.label(),
             Self::Ipam(error) => error.label(),
             Self::Mtu { .. } => "mtu",
             Self::Netlink(error) => error.label(),

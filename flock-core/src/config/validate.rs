@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::claims::claims;
 use super::{Bgp, Defaults, NodeConfig, NodeConfigSpec, Peer, PeerSpec};
 use crate::family::{Family, pools_field};
 use crate::ipam::capacity;
@@ -19,14 +20,7 @@ pub(super) fn validate(spec: &NodeConfigSpec) -> Result<NodeConfig, Vec<Problem>
         router_id: spec.bgp.router_id.as_deref().and_then(|text| router_id(text, &mut problems)),
         peers: peers(&spec.bgp.peers, &pools, &mut problems),
     };
-    if !spec.claims.is_empty() {
-        problems.push(Problem::new(
-            "spec.claims",
-            &"[...]",
-            "is not supported by this version of flock, which would let any pod take any address",
-            "leave it out",
-        ));
-    }
+    let claims = claims(&spec.claims, &mut problems);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -35,7 +29,7 @@ pub(super) fn validate(spec: &NodeConfigSpec) -> Result<NodeConfig, Vec<Problem>
         cidr4: cidr4.iter().filter_map(Pool::v4).collect(),
         defaults: Defaults { ipv6: spec.defaults.ipv6, ipv4: spec.defaults.ipv4 },
         bgp,
-        claims: Vec::new(),
+        claims,
     })
 }
 

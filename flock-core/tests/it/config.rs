@@ -288,17 +288,6 @@ fn peer_refusals_say_what_an_address_must_be() {
 }
 
 #[test]
-fn claims_are_refused_rather_than_ignored() {
-    let claims = vec![ClaimSpec::default()];
-    let spec = NodeConfigSpec { claims, ..pools(&["2001:db8:f001::/64"], &[]) };
-    assert_eq!(
-        refusal(&spec),
-        "spec.claims [...] is not supported by this version of flock, which would let any pod take \
-         any address: leave it out"
-    );
-}
-
-#[test]
 fn every_problem_is_reported_at_once_in_the_order_of_the_fields() {
     let spec = NodeConfigSpec {
         cidr6: vec!["192.0.2.0/24".to_owned(), "nonsense".to_owned()],
@@ -331,7 +320,7 @@ fn every_problem_is_reported_at_once_in_the_order_of_the_fields() {
             "spec.bgp.peers[0].asn",
             "spec.bgp.peers[1].address", // in a pool
             "spec.bgp.peers[1].address", // the same as the first
-            "spec.claims",
+            "spec.claims[0].cidrs",
         ]
     );
 }
