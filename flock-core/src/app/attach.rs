@@ -81,12 +81,11 @@ impl Node {
         if let Some(attached) = self.running(held.as_ref(), request).await? {
             return Ok(attached);
         }
-        let allocation = match held {
-            Some(allocation) => allocation,
-            None => {
-                let asked = self.ask(guard, request, &config).await?;
-                self.state().ipam.allocate(&asked, clock(), entropy)?
-            }
+        let allocation = if let Some(allocation) = held {
+            allocation
+        } else {
+            let asked = self.ask(guard, request, &config).await?;
+            self.state().ipam.allocate(&asked, clock(), entropy)?
         };
         // A committed attachment stays as it is when a repeated ADD fails: the pod may be running on it.
         let fresh = allocation.phase == Phase::Pending;

@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::ClaimSpec;
@@ -50,12 +52,11 @@ fn cidrs(texts: &[String], field: &str, problems: &mut Vec<Problem>) -> Vec<IpNe
 
 fn cidr(text: &str) -> Result<IpNet, (String, String)> {
     let Ok(net) = text.parse::<IpNet>() else {
-        return Err(match text.parse::<std::net::IpAddr>() {
-            Ok(address) => ("has no prefix length".to_owned(), format!("write {}", IpNet::from(address))),
-            Err(_) => {
-                let fix = "write ADDRESS/LENGTH, as in 2001:db8:a::/64 or 192.0.2.0/26";
-                ("is not a prefix".to_owned(), fix.to_owned())
-            }
+        return Err(if let Ok(address) = text.parse::<IpAddr>() {
+            ("has no prefix length".to_owned(), format!("write {}", IpNet::from(address)))
+        } else {
+            let fix = "write ADDRESS/LENGTH, as in 2001:db8:a::/64 or 192.0.2.0/26";
+            ("is not a prefix".to_owned(), fix.to_owned())
         });
     };
     if net != net.trunc() {
