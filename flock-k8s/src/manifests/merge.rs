@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flock_core::ids::NodeName;
 use flock_core::ports::{ClusterView, NodeConfigView};
 
-use super::read::{Fault, Manifest, Object, Syntax, parse};
+use super::read::{Fault, Manifest, Object, Syntax, one_line, parse};
 
 /// What one file contributes. With faults the manifests are those of its last good content, if any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +60,7 @@ pub(super) fn merge<'a>(
             let Some(id @ (kind, namespace, name)) = identity(object) else { continue };
             if let Some((owner, owner_line)) = owners.get(&id) {
                 let slash = if namespace.is_empty() { "" } else { "/" };
+                let (namespace, name) = (one_line(namespace), one_line(name));
                 let defined = format!("is already defined at {owner}:{owner_line}, this one is ignored");
                 view.problems.push(format!("{file}:{line}: {kind} {namespace}{slash}{name} {defined}"));
                 continue;

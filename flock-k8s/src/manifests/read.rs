@@ -28,6 +28,9 @@ pub const MAX_FILE_BYTES: usize = 4 << 20;
 /// Faults reported of one file; a person mends a file from the top.
 const MAX_FAULTS: usize = 20;
 
+/// Longest part of a problem that comes from the file: a name, a path, a parser's words; in characters.
+const MAX_SHOWN: usize = 200;
+
 /// Text a file may come to once its aliases are written out, in bytes.
 const MAX_EXPANDED_BYTES: usize = 4 * MAX_FILE_BYTES;
 
@@ -172,9 +175,14 @@ fn line_breaks(bytes: &[u8]) -> u64 {
     bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum()
 }
 
-/// Problems are shown one per line, whatever the parser found in the file.
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
+/// Problems are shown one per line, whatever the parser found in the file, and are for a person: what is long
+/// is cut.
+pub(super) fn one_line(message: &str) -> String {
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MAX_SHOWN) {
+        Some((cut, _)) => format!("{}...", line.get(..cut).unwrap_or_default()),
+        None => line,
+    }
 }
 
 /// The objects of a document: itself, or the items of a `kind: List` as `kubectl get -o yaml` writes it.
@@ -247,7 +255,7 @@ fn node_config(value: Value) -> Result<Object, String> {
 }
 
 fn pod(value: Value) -> Result<Object, String> {
-    let view = pod_view(decode::<Pod>("", value)?).map_err(|error| error.to_string())?;
+    let view = pod_view(decode::<Pod>("", value)?).map_err(|error| one_line(&error.to_string()))?;
     Ok(Object::Pod(Arc::new(view)))
 }
 
@@ -273,7 +281,7 @@ fn network_policy(value: Value) -> Result<Object, String> {
 /// Deserialises what stands at `field` of an object and, if that fails, says where.
 fn decode<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
+        let path = one_line(&error.path().to_string());
         let place = match (field, path.as_str()) {
             (field, ".") => field.to_owned(),
             ("", path) => path.to_owned(),

@@ -203,6 +203,26 @@ fn every_bad_object_of_a_file_is_named_up_to_a_limit() {
 }
 
 #[test]
+fn a_problem_stays_one_short_line_whatever_the_file_holds() {
+    let long = "n".repeat(100_000);
+    let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: \"a\\nb{long}\"}}\n");
+    for text in [
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {long}}}\n"),
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {{{long}: []}}}}\n"),
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nstatus: {{podIP: {long}}}\n"),
+        format!("apiVersion: flock.fritzlab.net/{long}\nkind: NodeConfig\nmetadata: {{name: a}}\n"),
+        format!("{namespace}---\n{namespace}"),
+    ] {
+        let problems = read(&text).problems;
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert!(problem.len() < 1000 && !problem.contains('\n'), "{problem}");
+    }
+    let spec = NODE_CONFIG.replace("asn: 65101", &format!("asn: 1\n    {long}: 1"));
+    let refused = read(&spec).node_config.unwrap().spec.unwrap_err();
+    assert!(refused.len() < 1000, "{refused}");
+}
+
+#[test]
 fn the_first_of_two_definitions_wins_and_the_other_is_a_problem() {
     let first = pod_saying("a", "first");
     let second = format!("{}---\n{}", pod("b"), pod_saying("a", "second"));
