@@ -14,3 +14,4 @@ mod protocols;
 pub use apply::{BirdSocket, Timing};
 pub use client::{Client, Configured, Daemon, DaemonState};
 pub use path::{ConfPath, PathError};
+pub use protocols::sessions;

@@ -10,9 +10,9 @@ use crate::codec::Reply;
 const ROW: u16 = 1002;
 const DETAIL: u16 = 1006;
 
-/// The sessions of flock in the reply, in the order of their addresses; protocols of other names are left
-/// out. `None` when a row is not in BIRD's form.
-pub(crate) fn sessions(reply: &Reply) -> Option<Vec<PeerStatus>> {
+/// The sessions of flock in a reply to `show protocols all`, in the order of their addresses; protocols of
+/// other names are left out. `None` when a row is not in BIRD's form.
+pub fn sessions(reply: &Reply) -> Option<Vec<PeerStatus>> {
     let mut sessions: Vec<PeerStatus> = Vec::new();
     let mut ours = false;
     for line in reply.iter() {

@@ -6,13 +6,15 @@ use std::process::Command;
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
 /// Which of our crates each of our crates may depend on, and no other.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("flock-core", &[]),
     ("flock-netlink", &["flock-core"]),
     ("flock-bird", &["flock-core"]),
     ("flock-k8s", &["flock-core"]),
     ("flock-cni", &[]),
     ("flock-agent", &["flock-core", "flock-netlink", "flock-bird", "flock-k8s", "flock-cni"]),
+    // It stands where the outside world does.
+    ("flock-fuzz", &["flock-core", "flock-bird", "flock-k8s", "flock-cni"]),
     // It drives the binaries from outside, as an operator does.
     ("xtask", &["flock-core", "flock-cni"]),
 ];

@@ -1,0 +1,4 @@
+//! `annotation` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| flock_fuzz::annotation::run(data));

@@ -1,0 +1,4 @@
+//! `bird_reply` for libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| flock_fuzz::bird_reply::run(data));

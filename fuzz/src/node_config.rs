@@ -1,0 +1,95 @@
+//! Manifests: [`flock_k8s::read_manifests`], then [`NodeConfig::validate`] and the annotations of the pods.
+
+use std::net::IpAddr;
+
+use flock_core::config::{NodeConfig, NodeConfigSpec};
+use flock_core::ids::{NodeName, PodKey};
+use flock_core::ports::ClusterView;
+use ipnet::IpNet;
+
+use crate::annotation;
+
+/// What one problem may come to, in bytes: it is shown to a person, and written to the log.
+const LONGEST_PROBLEM: usize = 4096;
+
+/// Problems of one file that are reported, and that many again for objects defined twice.
+const MOST_PROBLEMS: usize = 20;
+
+/// Takes the bytes as a YAML file, as a JSON file, and as both of a directory.
+pub fn run(data: &[u8]) {
+    let node = NodeName::parse("node-a").unwrap();
+    let (yaml, json) = (("a.yaml", data), ("b.json", data));
+    let alone = flock_k8s::read_manifests(&node, [yaml]);
+    check(&node, &alone);
+    check(&node, &flock_k8s::read_manifests(&node, [json]));
+    // What a second file says of the same objects changes nothing.
+    let both = flock_k8s::read_manifests(&node, [yaml, ("c.yaml", data)]);
+    assert_eq!((&both.pods, &both.node_config), (&alone.pods, &alone.node_config));
+}
+
+fn check(node: &NodeName, view: &ClusterView) {
+    let faults = view.problems.iter().filter(|problem| !problem.ends_with("this one is ignored"));
+    assert!(faults.count() <= MOST_PROBLEMS);
+    for problem in &view.problems {
+        assert!(problem.len() <= LONGEST_PROBLEM, "{} bytes: {problem}", problem.len());
+        assert!(!problem.contains('\n'), "{problem:?}");
+    }
+    for (key, pod) in &view.pods {
+        assert_eq!(key, &pod.key);
+        assert_eq!(PodKey::parse(&key.to_string()).as_ref(), Ok(key));
+        annotation::check(&pod.annotations);
+    }
+    if let Some(Ok(spec)) = view.node_config.as_ref().map(|config| config.spec.as_ref()) {
+        check_spec(spec);
+        assert_eq!(&read_again(node, spec), spec, "printed and read again");
+    }
+}
+
+fn check_spec(spec: &NodeConfigSpec) {
+    match NodeConfig::validate(spec) {
+        Ok(config) => check_config(&config),
+        Err(error) => {
+            assert!(!error.problems().is_empty());
+            for problem in error.problems() {
+                let text = problem.to_string();
+                assert!(text.len() <= LONGEST_PROBLEM, "{} bytes: {text}", text.len());
+                assert!(problem.field.starts_with("spec."), "{text}");
+            }
+        }
+    }
+}
+
+fn check_config(config: &NodeConfig) {
+    let six = config.cidr6.iter().copied().map(IpNet::V6);
+    let pools: Vec<IpNet> = six.chain(config.cidr4.iter().copied().map(IpNet::V4)).collect();
+    for (index, pool) in pools.iter().enumerate() {
+        assert_eq!(*pool, pool.trunc());
+        for other in pools.iter().skip(index + 1) {
+            assert!(!pool.contains(other) && !other.contains(pool), "{pool} and {other} overlap");
+        }
+    }
+    assert!(config.cidr4.iter().all(|pool| pool.prefix_len() <= 30));
+    let peers = &config.bgp.peers;
+    for asn in peers.iter().map(|peer| peer.asn).chain([config.bgp.asn]) {
+        assert!(![0, 23_456, 65_535, u32::MAX].contains(&asn), "{asn}");
+    }
+    for (index, peer) in peers.iter().enumerate() {
+        assert!(!pools.iter().any(|pool| pool.contains(&peer.address)), "{peer:?}");
+        assert!(!peers.iter().skip(index + 1).any(|other| other.address == peer.address), "{peer:?}");
+        assert!(!peer.address.is_unspecified() && !peer.address.is_multicast(), "{peer:?}");
+    }
+    assert!(config.bgp.router_id.is_none_or(|id| !IpAddr::V4(id).is_unspecified()));
+}
+
+/// The configuration after a manifest was made of it.
+fn read_again(node: &NodeName, spec: &NodeConfigSpec) -> NodeConfigSpec {
+    let manifest = serde_json::json!({
+        "apiVersion": flock_k8s::NODE_CONFIG_VERSION,
+        "kind": "NodeConfig",
+        "metadata": { "name": node.as_str() },
+        "spec": spec,
+    });
+    let text = manifest.to_string();
+    let view = flock_k8s::read_manifests(node, [("again.json", text.as_bytes())]);
+    view.node_config.expect("a NodeConfig").spec.expect("a spec")
+}
