@@ -8,6 +8,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::ids::IfName;
 
+mod group;
+
+pub use group::{Member, Members, Weight};
+
 /// Who may hear of a route. The kernel route protocol (`rtm_protocol`, see `rtnetlink(7)`) carries it,
 /// and marks the route as ours: flock never touches a route with another number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +52,30 @@ pub enum NextHop {
     Unreachable,
     /// On-link through this interface (scope link, no gateway): a pod's own address.
     Link(IfName),
+    /// Spread over several pods by flow: an anycast address. A group from the first member on, so that
+    /// the second moves no flow of the first.
+    Group(Members),
+}
+
+impl NextHop {
+    /// What is left of it while only these links are there; `None` for nothing.
+    pub fn over(&self, is_there: impl Fn(&IfName) -> bool) -> Option<Self> {
+        match self {
+            Self::Unreachable => Some(Self::Unreachable),
+            Self::Link(link) => is_there(link).then(|| self.clone()),
+            Self::Group(members) => members.filter(|member| is_there(&member.link)).map(Self::Group),
+        }
+    }
+
+    /// The links it leads through.
+    pub fn links(&self) -> impl Iterator<Item = &IfName> {
+        let (link, members) = match self {
+            Self::Unreachable => (None, None),
+            Self::Link(link) => (Some(link), None),
+            Self::Group(members) => (None, Some(members)),
+        };
+        link.into_iter().chain(members.into_iter().flat_map(Members::iter).map(|member| &member.link))
+    }
 }
 
 /// One route of the main table.
@@ -69,7 +97,8 @@ pub struct ObservedRoute {
     pub destination: IpNet,
     /// Announced or not.
     pub protocol: RouteProtocol,
-    /// Where it leads, if in a form flock writes.
+    /// Where it leads, if in exactly the form flock writes here and now: a group of another kind, or with a
+    /// stranger in it, is none.
     pub next_hop: Option<NextHop>,
     /// The kernel's metric (`RTA_PRIORITY`). The same prefix with another metric is another route.
     pub metric: u32,
@@ -110,7 +139,8 @@ pub struct RouteSet(BTreeMap<IpNet, Route>);
 /// What has to change. Written before it is removed from, so that no packet finds a gap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouteDiff {
-    /// To write with `NLM_F_REPLACE`: missing, or there with another protocol or next hop.
+    /// To write with `NLM_F_REPLACE`: missing, or there with another protocol or next hop. Where only the
+    /// members of a group differ, the group is what is written.
     pub replace: Vec<Route>,
     /// To delete: ours, but no longer wanted, left with another metric, or beside a wanted one.
     pub remove: Vec<ObservedRoute>,
@@ -148,6 +178,14 @@ impl RouteSet {
     /// True when no route is wanted.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What of it can be while only these links are there: a member of a group goes with its link, a route with
+    /// the last of its ways.
+    #[must_use]
+    pub fn over(&self, is_there: impl Fn(&IfName) -> bool) -> Self {
+        let left = |route: &Route| Some(Route { next_hop: route.next_hop.over(&is_there)?, ..route.clone() });
+        self.iter().filter_map(left).collect()
     }
 
     /// What turns `observed`, in the order the kernel lists it, into this set.

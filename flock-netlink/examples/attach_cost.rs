@@ -89,6 +89,7 @@ fn pod(number: u16) -> (PodLink, File) {
         netns: NetnsPath::parse(&format!("/proc/self/fd/{}", netns.as_raw_fd())).unwrap(),
         mtu: 1500,
         extra: Vec::new(),
+        anycast: Vec::new(),
         announced: BTreeSet::new(),
     };
     (link, netns)

@@ -1,6 +1,7 @@
 //! Makes an attachment (datapath.md section 1): one message for the veth pair, one batch for the host's
 //! side, one for the pod's. Runs on a thread that ends in the pod's namespace.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::inspect::{
     RTN_LOCAL, find_index, find_link, host_side, identity, is_dying, is_host_ifname, pod_side,
 };
 use crate::netns::{Netns, NetnsId};
+use crate::note;
 use crate::reply::{Link, Route};
 use crate::request::{self, End, LOOPBACK};
 use crate::spec::{self, expected};
@@ -94,13 +96,14 @@ fn configure(
 ) -> Result<LinkState, NetlinkError> {
     let ifindex = if_nametoindex(ifname.as_str()).map_err(refused("find the new host veth"))?;
     run_enabling_ipv6(host, || host_batch(link, ifindex), &[ifname.as_str()])?;
+    note_anycast(host, link, ifname, ifindex)?;
     netns.enter()?;
     let mut pod = Conn::open()?;
     let inner = link.identity.attachment.ifname().as_str();
     let pod_ifindex = if_nametoindex(inner).map_err(refused("find the new pod interface"))?;
     run_enabling_ipv6(&mut pod, || pod_batch(link, pod_ifindex), &["all", "default", "lo", inner])?;
     await_carrier(host, ifindex)?;
-    for address in link.addresses().filter(IpAddr::is_ipv6) {
+    for address in link.addresses().chain(link.anycast.iter().copied()).filter(IpAddr::is_ipv6) {
         await_address(&mut pod, address)?;
     }
     Ok(expected(link, ifindex))
@@ -160,6 +163,16 @@ fn host_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
     batch
 }
 
+/// Only pods that have some pay for the message. Unlike a batch it cannot be sent twice.
+fn note_anycast(host: &mut Conn, link: &PodLink, ifname: &IfName, ifindex: u32) -> Result<(), NetlinkError> {
+    let addresses: BTreeSet<IpAddr> = link.anycast.iter().copied().collect();
+    if addresses.is_empty() {
+        return Ok(());
+    }
+    let names = addresses.into_iter().map(|address| note::encode(ifname, address));
+    host.run_all(vec![request::add_names(ifindex, names)])
+}
+
 fn pod_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
     let (host_mac, _) = spec::macs(&link.identity.attachment);
     let mut batch = vec![
@@ -169,6 +182,10 @@ fn pod_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
     ];
     for address in link.addresses() {
         batch.push(request::add_address("add an address to the pod", ifindex, host_prefix(address)));
+    }
+    for address in &link.anycast {
+        let (step, net) = ("add an anycast address to the pod", host_prefix(*address));
+        batch.push(request::add_address(step, LOOPBACK, net));
     }
     for address in link.identity.addresses.iter() {
         let gateway = spec::gateway_of(address);

@@ -7,11 +7,15 @@ use std::io;
 use flock_core::ports::NetlinkError;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
-use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage};
+use rtnetlink::packet_core::{
+    Emitable as _, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable,
+};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
+use crate::nexthop;
 use crate::reply::{Message, messages};
 
 /// Room for the description of one object, or for an acknowledgement that quotes the request.
@@ -19,6 +23,9 @@ const BUFFER: usize = 8 << 10;
 
 /// The kernel never puts more than 32 KiB into one datagram of a dump.
 const DUMP_BUFFER: usize = 64 << 10;
+
+/// The kernel takes some 200 KiB in one send; a batch may have more, if its requests list many next hops.
+const SEND_AT_ONCE: usize = 64 << 10;
 
 /// How often an interrupted dump is started over. One interruption needs a change in the middle of it.
 const DUMP_ATTEMPTS: usize = 20;
@@ -31,7 +38,51 @@ pub(crate) struct Request {
     /// `NLM_F_*` on top of request and acknowledgement.
     pub(crate) flags: u16,
     /// The request.
-    pub(crate) message: RouteNetlinkMessage,
+    pub(crate) message: Body,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone)]
+pub(crate) enum Body {
+    /// Everything the netlink library knows.
+    Route(Box<RouteNetlinkMessage>),
+    /// A nexthop object, which it does not.
+    Nexthop(nexthop::Message),
+}
+
+impl From<RouteNetlinkMessage> for Body {
+    fn from(message: RouteNetlinkMessage) -> Self {
+        Self::Route(Box::new(message))
+    }
+}
+
+impl From<Body> for NetlinkPayload<Body> {
+    fn from(message: Body) -> Self {
+        Self::InnerMessage(message)
+    }
+}
+
+impl NetlinkSerializable for Body {
+    fn message_type(&self) -> u16 {
+        match self {
+            Self::Route(message) => message.message_type(),
+            Self::Nexthop(message) => message.kind,
+        }
+    }
+
+    fn buffer_len(&self) -> usize {
+        match self {
+            Self::Route(message) => NetlinkSerializable::buffer_len(message.as_ref()),
+            Self::Nexthop(message) => message.buffer_len(),
+        }
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        match self {
+            Self::Route(message) => message.serialize(buffer),
+            Self::Nexthop(message) => message.emit(buffer),
+        }
+    }
 }
 
 /// A refusal with the kernel's own words (extended acknowledgement).
@@ -92,7 +143,11 @@ impl Conn {
             tracing::debug!(%error, "no filtered netlink dumps");
         }
         self.room = DUMP_BUFFER;
-        // One refusal per request of a full batch must fit; an answer that does not would be lost.
+        // One refusal per request of a full batch must fit; an answer that does not would be lost. So it
+        // does not quote the request either (Linux 4.3).
+        if let Err(error) = self.socket.set_cap_ack(true) {
+            tracing::debug!(%error, "netlink errors quote requests");
+        }
         setsockopt(&self.socket, sockopt::RcvBufForce, &(1 << 20))
             .map_err(refused("enlarge the buffer of a netlink socket"))
     }
@@ -100,7 +155,7 @@ impl Conn {
     /// Most requests in one [`run`](Self::run).
     pub(crate) const BATCH: usize = 256;
 
-    /// Sends all requests at once; returns those that were refused, by position. The kernel goes on
+    /// Sends all requests; returns those that were refused, by position. The kernel goes on
     /// after a refused one.
     pub(crate) fn run(&mut self, batch: Vec<Request>) -> Result<Vec<(usize, NetlinkError)>, NetlinkError> {
         let steps: Vec<&'static str> = batch.iter().map(|request| request.step).collect();
@@ -110,8 +165,14 @@ impl Conn {
         for request in batch {
             self.sequence = self.sequence.wrapping_add(1);
             serialise(&mut bytes, self.sequence, request.flags | NLM_F_ACK, request.message);
+            if bytes.len() > SEND_AT_ONCE {
+                self.send(&bytes, first_step)?;
+                bytes.clear();
+            }
         }
-        self.send(&bytes, first_step)?;
+        if !bytes.is_empty() {
+            self.send(&bytes, first_step)?;
+        }
         let mut refusals = Vec::new();
         let mut answered = 0;
         while let Some(awaited) = steps.get(answered) {
@@ -226,7 +287,7 @@ impl Conn {
     }
 }
 
-fn serialise(bytes: &mut Vec<u8>, sequence: u32, flags: u16, message: RouteNetlinkMessage) {
+fn serialise(bytes: &mut Vec<u8>, sequence: u32, flags: u16, message: Body) {
     let mut message = NetlinkMessage::from(message);
     message.header.flags = NLM_F_REQUEST | flags;
     message.header.sequence_number = sequence;

@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use flock_core::ids::AttachmentId;
+use flock_core::ids::{AttachmentId, IfName};
 use flock_core::ports::{LinkState, NetlinkError};
 use flock_core::route::{RouteProtocol, host_prefix};
 use nix::errno::Errno;
 
 use crate::attach::Attached;
 use crate::conn::{Conn, Request, errno};
-use crate::inspect::{find_link, identity, is_dying, is_ours, routes_through};
+use crate::inspect::{find_link, identity, is_dying, is_its_own, noted, routes_through};
 use crate::reply::Link;
 use crate::request;
 
@@ -24,8 +24,13 @@ const GATHER: Duration = Duration::from_millis(50);
 /// How long a refused deletion rests.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Routes and neighbours go, the link goes down and waits to be deleted. True when there was a link.
-pub(crate) fn detach(conn: &mut Conn, attachment: &AttachmentId) -> Result<bool, NetlinkError> {
+/// Routes and neighbours go, the link goes down and waits to be deleted. True when there was a link. `leave`
+/// takes it out of the groups it is in, and what it cannot do does not hold up the rest.
+pub(crate) fn detach(
+    conn: &mut Conn,
+    attachment: &AttachmentId,
+    leave: impl FnOnce(&mut Conn, &IfName) -> Result<(), NetlinkError>,
+) -> Result<bool, NetlinkError> {
     let ifname = attachment.host_ifname();
     let Some(link) = find_link(conn, &ifname)?.filter(|link| !is_dying(link)) else { return Ok(false) };
     // Setting the link down takes all of this with it, but the kernel does not tell everybody (BIRD) of
@@ -38,12 +43,14 @@ pub(crate) fn detach(conn: &mut Conn, attachment: &AttachmentId) -> Result<bool,
         _ => forget_routes(conn, &link)?,
     };
     batch.push(request::retire(link.index));
+    // Before the link goes down, for the same reason. A pod without anycast addresses has no group to leave.
+    let left = if noted(&link).is_empty() { Ok(()) } else { leave(conn, &ifname) };
     let is_gone = |refusal: &NetlinkError| {
         matches!(errno(refusal), Some(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV | Errno::ENXIO))
     };
     match conn.run(batch)?.into_iter().find(|(_, refusal)| !is_gone(refusal)) {
         Some((_, refusal)) => Err(refusal),
-        None => Ok(true),
+        None => left.map(|()| true),
     }
 }
 
@@ -57,7 +64,7 @@ fn forget(link: &Link, address: IpAddr) -> Vec<Request> {
 /// For a link that does not say which addresses it has, or not all of them.
 fn forget_routes(conn: &mut Conn, link: &Link) -> Result<Vec<Request>, NetlinkError> {
     conn.prepare_for_dumps()?;
-    Ok(routes_through(conn, link.index, is_ours)?.iter().map(request::delete_route).collect())
+    Ok(routes_through(conn, link.index, is_its_own)?.iter().map(request::delete_route).collect())
 }
 
 /// An attachment for somebody who may have given up and rolled back meanwhile, perhaps before there was
@@ -83,7 +90,8 @@ impl Unclaimed {
 impl Drop for Unclaimed {
     fn drop(&mut self) {
         let Some(mut host) = self.attached.created.take() else { return };
-        match detach(&mut host, &self.attachment) {
+        // Nobody puts a pod into a group before its ADD is done.
+        match detach(&mut host, &self.attachment, |_, _| Ok(())) {
             Ok(true) => self.reaper.wake(),
             Ok(false) => {}
             Err(error) => {

@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use crate::alias;
 use crate::conn::{Conn, errno};
 use crate::netns::Netns;
+use crate::note;
 use crate::reply::{Address, Link, Neighbour, Route};
-use crate::request::{self, DYING_GROUP};
+use crate::request::{self, DYING_GROUP, LOOPBACK};
 
 pub(crate) const RTN_UNICAST: u8 = 1;
 pub(crate) const RTN_LOCAL: u8 = 2;
@@ -94,11 +95,19 @@ pub(crate) fn is_ours(route: &Route) -> bool {
     RouteProtocol::from_number(route.protocol).is_some()
 }
 
-/// The route as the core sees it, if its protocol is ours. `ifname` names interfaces.
+/// Whether a route is flock's and leads through a single link, as those of groups do not even if it looks
+/// like it for the moment.
+pub(crate) fn is_its_own(route: &Route) -> bool {
+    is_ours(route) && !route.is_spread()
+}
+
+/// The route as the core sees it, if its protocol is ours and it is not that of a group. `ifname` names
+/// interfaces.
 pub(crate) fn observed(route: &Route, ifname: impl FnOnce(u32) -> Option<IfName>) -> Option<ObservedRoute> {
-    let plain = !route.exotic && route.gateway.is_none() && route.source.is_none();
+    let simple = !route.exotic && route.hops.is_none();
+    let plain = simple && route.gateway.is_none() && route.source.is_none();
     let next_hop = match route.kind {
-        RTN_UNREACHABLE if !route.exotic => Some(NextHop::Unreachable),
+        RTN_UNREACHABLE if simple => Some(NextHop::Unreachable),
         RTN_UNICAST if plain && (route.destination.addr().is_ipv6() || route.scope == RT_SCOPE_LINK) => {
             route.oif.and_then(ifname).map(NextHop::Link)
         }
@@ -128,7 +137,7 @@ fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
 
 /// The host's end: link, routes, neighbours, gateway.
 pub(crate) fn host_side(conn: &mut Conn, ifname: &IfName, link: &Link) -> Result<HostSide, NetlinkError> {
-    let ours = routes_through(conn, link.index, is_ours)?;
+    let ours = routes_through(conn, link.index, is_its_own)?;
     let ours = ours.iter().filter_map(|route| observed(route, |_| Some(ifname.clone())));
     Ok(HostSide {
         ifname: ifname.clone(),
@@ -139,7 +148,13 @@ pub(crate) fn host_side(conn: &mut Conn, ifname: &IfName, link: &Link) -> Result
         routes: sorted(ours),
         neighbours: neighbours(conn, link.index)?,
         has_gateway: addresses(conn, link.index)?.iter().any(is_gateway),
+        anycast: noted(link),
     })
+}
+
+/// The anycast addresses noted on a link.
+pub(crate) fn noted(link: &Link) -> Vec<IpAddr> {
+    sorted(link.names.iter().filter_map(|name| note::decode(&link.name, name)))
 }
 
 fn is_gateway(address: &Address) -> bool {
@@ -155,12 +170,17 @@ pub(crate) fn pod_side(netns: &Netns, ifname: &IfName, host: &Link) -> Result<Op
             return Ok(None);
         }
         let defaults = routes_through(&mut conn, link.index, |route| route.destination.prefix_len() == 0)?;
-        let own = addresses(&mut conn, link.index)?.into_iter().map(|found| found.net);
+        let found = conn.dump(&request::dump_addresses(0), Address::read)?;
+        let on = |index| {
+            let on_it = found.iter().filter(move |address| address.ifindex == index);
+            on_it.map(|address| address.net).filter(|net| !is_link_local(net.addr()))
+        };
         Ok(Some(PodSide {
             mac: link.mac,
             mtu: link.mtu,
             up: link.up,
-            addresses: sorted(own.filter(|address| !is_link_local(address.addr()))),
+            addresses: sorted(on(link.index)),
+            anycast: sorted(on(LOOPBACK).filter(|net| !net.addr().is_loopback())),
             gateways: sorted(defaults.into_iter().filter_map(|route| route.gateway)),
             neighbours: neighbours(&mut conn, link.index)?,
         }))
@@ -228,6 +248,7 @@ pub(crate) fn attachments() -> Result<(Vec<LinkState>, bool), NetlinkError> {
                 up: link.up,
                 neighbours: Vec::new(),
                 has_gateway: with_gateway.contains(&link.index),
+                anycast: noted(link),
             };
             Some(LinkState { identity: identity(link), host, pod: None })
         })
@@ -241,7 +262,7 @@ fn routes_by_link(conn: &mut Conn) -> Result<BTreeMap<u32, Vec<Route>>, NetlinkE
     let mut found: BTreeMap<u32, Vec<Route>> = BTreeMap::new();
     for ipv6 in [true, false] {
         for protocol in RouteProtocol::ALL {
-            for route in routes(conn, ipv6, Some(protocol.number()), None, |_| true)? {
+            for route in routes(conn, ipv6, Some(protocol.number()), None, is_its_own)? {
                 if let Some(oif) = route.oif {
                     found.entry(oif).or_default().push(route);
                 }
@@ -258,6 +279,8 @@ fn order(link: &LinkState) -> (Option<&AttachmentId>, &IfName) {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv6Addr;
+
+    use rtnetlink::packet_core::DefaultNla;
 
     use super::*;
 
@@ -286,6 +309,9 @@ mod tests {
             source: None,
             tos: 0,
             hops: None,
+            several: Vec::new(),
+            nexthop: None,
+            onlink: false,
             exotic: false,
             cloned: false,
         }
@@ -311,6 +337,7 @@ mod tests {
             Route { gateway: Some(gateway), ..route("2001:db8::1/128") },
             Route { source: Some(gateway), ..route("2001:db8::1/128") },
             Route { exotic: true, ..route("2001:db8::1/128") },
+            Route { hops: Some(DefaultNla::new(30, vec![1, 0, 0, 0])), ..route("2001:db8::1/128") },
             Route { kind: 6, ..route("2001:db8::1/128") },
             Route { oif: None, ..route("2001:db8::1/128") },
             // Another type of service: packets of the others do not take it.

@@ -5,8 +5,9 @@
 //!
 //! ```text
 //!   attach ---- thread: create pair | host batch | enter pod | pod batch        attach, spec, alias
-//!   detach ---- thread: routes, neighbours, down -> dying group -> reaper       detach
-//!   inspect, attachments, node, sync_routes ---- filtered dumps                 inspect, node, routes
+//!   detach ---- thread: groups, routes, neighbours, down -> dying -> reaper     detach
+//!   sync_routes ---- thread: read | ask | nexthops, groups, routes, leftovers   routes, nexthop, spread
+//!   inspect, attachments, node ---- filtered dumps                              inspect, node
 //!                       \------------ conn, request, reply: netlink itself
 //! ```
 //!
@@ -21,25 +22,37 @@ mod conn;
 mod detach;
 mod inspect;
 mod netns;
+mod nexthop;
 mod node;
+mod note;
 mod reply;
 mod request;
 mod routes;
 mod spec;
+mod spread;
 mod sysctl;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::mpsc;
 
 use async_trait::async_trait;
-use flock_core::ids::AttachmentId;
+use flock_core::ids::{AttachmentId, IfName};
 use flock_core::ports::{DesiredRoutes, LinkState, Netlink, NetlinkError, NetnsPath, NodeFacts, PodLink};
-use flock_core::route::RouteDiff;
+use flock_core::route::{ObservedRoute, RouteDiff};
+use tokio::sync::oneshot;
 
 use crate::conn::Conn;
 use crate::detach::{Reaper, Unclaimed};
 use crate::netns::{Netns, NetnsId, on_thread};
+use crate::routes::Routes;
 
 pub use crate::request::DYING_GROUP;
+pub use crate::spread::Spread;
+
+/// The numbers of flock's nexthop objects. One of them is flock's if its protocol is 118 too; what is somebody
+/// else's is not touched, and its number not used.
+pub const NEXTHOP_IDS: RangeInclusive<u32> = nexthop::IDS;
 
 /// The kernel's own network stack, in the network namespace of the thread that made this (the threads it
 /// starts inherit it from whoever polls the calls, which must be in the same one).
@@ -47,6 +60,7 @@ pub use crate::request::DYING_GROUP;
 pub struct KernelNetlink {
     own: NetnsId,
     reaper: Reaper,
+    routes: Routes,
 }
 
 impl KernelNetlink {
@@ -55,7 +69,12 @@ impl KernelNetlink {
     ///
     /// Fails where /proc is missing or route netlink is not allowed.
     pub fn new() -> Result<Self, NetlinkError> {
-        Ok(Self { own: NetnsId::own()?, reaper: Reaper::start()? })
+        Ok(Self { own: NetnsId::own()?, reaper: Reaper::start()?, routes: Routes::default() })
+    }
+
+    /// Like [`new`](Self::new), but spreads flows in this way, without looking what the kernel can do best.
+    pub fn with_spread(spread: Spread) -> Result<Self, NetlinkError> {
+        Ok(Self { routes: Routes::with_spread(spread), ..Self::new()? })
     }
 }
 
@@ -71,8 +90,9 @@ impl Netlink for KernelNetlink {
     }
 
     async fn detach(&self, attachment: &AttachmentId) -> Result<(), NetlinkError> {
-        let attachment = attachment.clone();
-        if on_thread(move || detach::detach(&mut Conn::open()?, &attachment)).await? {
+        let (attachment, routes) = (attachment.clone(), self.routes.clone());
+        let leave = move |conn: &mut Conn, link: &IfName| routes.leave(conn, link);
+        if on_thread(move || detach::detach(&mut Conn::open()?, &attachment, leave)).await? {
             self.reaper.wake();
         }
         Ok(())
@@ -100,16 +120,30 @@ impl Netlink for KernelNetlink {
     }
 
     async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError> {
-        let seen = on_thread(routes::read).await?;
-        let plan = routes::plan(&desired(), seen);
-        if plan.is_empty() {
-            return Ok(RouteDiff::default());
+        let (ask, asked) = oneshot::channel();
+        let (answer, answered) = mpsc::channel();
+        let routes = self.routes.clone();
+        let done = on_thread(move || {
+            routes.sync(|observed: Vec<ObservedRoute>| {
+                ask.send(observed).ok()?;
+                answered.recv().ok()
+            })
+        });
+        // Unless it failed before it came to that.
+        if let Ok(observed) = asked.await {
+            // Nobody listens any more if the thread is gone, and then `done` says so.
+            let _ = answer.send(desired(&observed));
         }
-        on_thread(move || routes::apply(plan)).await
+        done.await
     }
 
     async fn prepare_node(&self) -> Result<Vec<String>, NetlinkError> {
-        on_thread(|| sysctl::prepare(Path::new("/proc/sys/net"))).await
+        let routes = self.routes.clone();
+        on_thread(move || {
+            routes.learn()?;
+            sysctl::prepare(Path::new("/proc/sys/net"))
+        })
+        .await
     }
 
     async fn node(&self) -> Result<NodeFacts, NetlinkError> {

@@ -77,17 +77,20 @@ impl Netns {
     }
 }
 
-/// Runs `work` on a thread of its own in the namespace of the caller. It runs to its end even when the
-/// caller goes away; then the result is dropped.
-pub(crate) async fn on_thread<T: Send + 'static>(
+/// Runs `work` on a thread of its own in the namespace of the caller, from now on and not only when somebody
+/// waits for it. It runs to its end even when the caller goes away; then the result is dropped.
+pub(crate) fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NetlinkError> + Send + 'static,
-) -> Result<T, NetlinkError> {
+) -> impl Future<Output = Result<T, NetlinkError>> + Send {
     let (reply, answer) = oneshot::channel();
-    std::thread::Builder::new()
+    let started = std::thread::Builder::new()
         .name("flock-netlink".to_owned())
         .spawn(move || drop(reply.send(work())))
-        .map_err(no_thread)?;
-    answer.await.unwrap_or_else(|_| Err(lost()))
+        .map_err(no_thread);
+    async move {
+        started?;
+        answer.await.unwrap_or_else(|_| Err(lost()))
+    }
 }
 
 fn no_thread(source: io::Error) -> NetlinkError {

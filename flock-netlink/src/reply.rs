@@ -18,6 +18,9 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWNEIGH: u16 = 28;
 
+/// Set on a next hop that is taken at its word: its gateway need not be reachable otherwise.
+const RTNH_F_ONLINK: u8 = 4;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -27,7 +30,7 @@ pub(crate) struct Message<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
-    payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 /// How a request ended.
@@ -77,7 +80,7 @@ impl<'a> Message<'a> {
 }
 
 /// Attributes from `offset` on, up to the first that is cut short.
-fn attributes(payload: &[u8], offset: usize) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(payload: &[u8], offset: usize) -> impl Iterator<Item = (u16, &[u8])> {
     let bytes = payload.get(offset..).unwrap_or_default();
     NlasIterator::new(bytes).map_while(Result::ok).map(move |attribute| {
         // The iterator has checked the length; the value is found by address arithmetic it hides.
@@ -85,15 +88,15 @@ fn attributes(payload: &[u8], offset: usize) -> impl Iterator<Item = (u16, &[u8]
     })
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|raw| u16::from_ne_bytes(*raw))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|raw| u32::from_ne_bytes(*raw))
 }
 
-fn ip(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(Ipv4Addr::from(v4).into());
     }
@@ -108,35 +111,51 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) mac: Mac,
     pub(crate) mtu: u32,
+    /// Is up and sees the other end up, or nobody may add a nexthop object to it.
+    pub(crate) carrier: bool,
     /// Carries packets: the operational state is up (RFC 2863).
     pub(crate) running: bool,
     pub(crate) group: u32,
     /// Index of the other end of a veth, in the other end's namespace.
     pub(crate) peer: Option<u32>,
     pub(crate) alias: Option<Vec<u8>>,
+    /// Its further names.
+    pub(crate) names: Vec<String>,
 }
 
 impl Link {
     pub(crate) fn read(message: &Message<'_>) -> Option<Self> {
         const IFF_UP: u32 = 1;
+        const IFF_LOWER_UP: u32 = 1 << 16;
         const IF_OPER_UP: &[u8] = &[6];
+        const IFLA_PROP_LIST: u16 = 52;
+        const IFLA_ALT_IFNAME: u16 = 53;
         let payload = (message.kind == RTM_NEWLINK).then_some(message.payload)?;
-        let up = u32_at(payload, 8)? & IFF_UP != 0;
-        let mut link = Self { index: u32_at(payload, 4)?, up, ..Self::default() };
+        let flags = u32_at(payload, 8)?;
+        let (up, carrier) = (flags & IFF_UP != 0, flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP | IFF_LOWER_UP);
+        let mut link = Self { index: u32_at(payload, 4)?, up, carrier, ..Self::default() };
         for (kind, value) in attributes(payload, 16) {
             match kind {
                 1 => link.mac = value.try_into().unwrap_or_default(),
-                3 => link.name = String::from_utf8_lossy(without_nul(value)).into_owned(),
+                3 => link.name = text(value),
                 4 => link.mtu = u32_at(value, 0)?,
                 5 => link.peer = u32_at(value, 0),
                 16 => link.running = value == IF_OPER_UP,
                 20 => link.alias = Some(without_nul(value).to_vec()),
                 27 => link.group = u32_at(value, 0)?,
+                IFLA_PROP_LIST => {
+                    let names = attributes(value, 0).filter(|(kind, _)| *kind == IFLA_ALT_IFNAME);
+                    link.names = names.map(|(_, name)| text(name)).collect();
+                }
                 _ => {}
             }
         }
         Some(link)
     }
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(without_nul(value)).into_owned()
 }
 
 fn without_nul(value: &[u8]) -> &[u8] {
@@ -207,21 +226,41 @@ pub(crate) struct Route {
     /// What says where the route leads in place of one interface and gateway, as the kernel wrote it: several
     /// next hops, or a nexthop object.
     pub(crate) hops: Option<DefaultNla>,
-    /// Has something flock never writes: several next hops, a nexthop object, an encapsulation, a
-    /// gateway of the other family.
+    /// Several next hops; the kernel may tell those of a nexthop object too.
+    pub(crate) several: Vec<Hop>,
+    /// The nexthop object.
+    pub(crate) nexthop: Option<u32>,
+    /// The gateway is taken at its word.
+    pub(crate) onlink: bool,
+    /// Has something flock never writes: a type of service, an encapsulation, a gateway of the other family.
     pub(crate) exotic: bool,
     /// Not a route but what a lookup made of one.
     pub(crate) cloned: bool,
 }
 
+/// One of several next hops of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub(crate) ifindex: u32,
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) weight: u16,
+    pub(crate) onlink: bool,
+}
+
 impl Route {
+    /// Leads to a group, in any of the forms flock gives one, and so belongs to no single link.
+    pub(crate) fn is_spread(&self) -> bool {
+        self.hops.is_some() || (self.gateway.is_some() && self.onlink)
+    }
+
     pub(crate) fn read(message: &Message<'_>) -> Option<Self> {
         const RTM_F_CLONED: u32 = 0x200;
         const RTA_MULTIPATH: u16 = 9;
         const RTA_NH_ID: u16 = 30;
         let payload = (message.kind == RTM_NEWROUTE).then_some(message.payload)?;
         let &[family, prefix_len, _, tos, table, protocol, scope, kind] = payload.first_chunk()?;
-        let cloned = u32_at(payload, 8)? & RTM_F_CLONED != 0;
+        let flags = u32_at(payload, 8)?;
+        let (cloned, onlink) = (flags & RTM_F_CLONED != 0, flags & u32::from(RTNH_F_ONLINK) != 0);
         let any: IpAddr = match family {
             AF_INET => Ipv4Addr::UNSPECIFIED.into(),
             AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -230,6 +269,7 @@ impl Route {
         let mut destination = any;
         let (mut metric, mut oif, mut gateway, mut source) = (0, None, None, None);
         let (mut table, mut exotic, mut hops) = (u32::from(table), tos != 0, None);
+        let (mut several, mut nexthop) = (Vec::new(), None);
         for (kind, value) in attributes(payload, 12) {
             match kind {
                 1 => destination = ip(value)?,
@@ -238,13 +278,19 @@ impl Route {
                 6 => metric = u32_at(value, 0)?,
                 7 => source = ip(value),
                 RTA_MULTIPATH => {
-                    (exotic, (oif, gateway)) = (true, first_hop(value));
+                    several = read_hops(value);
+                    let first = several.first();
+                    oif = first.map(|hop| hop.ifindex);
+                    gateway = first.and_then(|hop| hop.gateway);
                     hops = hops.or_else(|| Some(DefaultNla::new(kind, value.to_vec())));
                 }
                 15 => table = u32_at(value, 0)?,
                 18 | 22 => exotic = true,
                 // The kernel may say what is in the object too, but does not want to hear it.
-                RTA_NH_ID => (exotic, hops) = (true, Some(DefaultNla::new(kind, value.to_vec()))),
+                RTA_NH_ID => {
+                    nexthop = u32_at(value, 0);
+                    hops = Some(DefaultNla::new(kind, value.to_vec()));
+                }
                 _ => {}
             }
         }
@@ -261,17 +307,28 @@ impl Route {
             source,
             tos,
             hops,
+            several,
+            nexthop,
+            onlink,
             exotic,
             cloned,
         })
     }
 }
 
-/// Interface and gateway of the first of several next hops (`struct rtnexthop`).
-fn first_hop(value: &[u8]) -> (Option<u32>, Option<IpAddr>) {
-    let hop = u16_at(value, 0).and_then(|length| value.get(..usize::from(length))).unwrap_or_default();
-    let gateway = attributes(hop, 8).find(|(kind, _)| *kind == 5).and_then(|(_, value)| ip(value));
-    (u32_at(hop, 4), gateway)
+/// Several next hops (`struct rtnexthop`), up to the first that is cut short.
+fn read_hops(value: &[u8]) -> Vec<Hop> {
+    let mut rest = value;
+    let next = || {
+        let length = usize::from(u16_at(rest, 0)?);
+        let &[_, _, flags, weight, ..] = rest.get(..length)?.first_chunk::<8>()?;
+        let hop = rest.get(..length)?;
+        let gateway = attributes(hop, 8).find(|(kind, _)| *kind == 5).and_then(|(_, value)| ip(value));
+        let ifindex = u32_at(hop, 4)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Hop { ifindex, gateway, weight: u16::from(weight) + 1, onlink: flags & RTNH_F_ONLINK != 0 })
+    };
+    std::iter::from_fn(next).collect()
 }
 
 #[cfg(test)]

@@ -13,16 +13,17 @@ use rtnetlink::packet_route::address::{
 };
 use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop,
 };
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
-    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteProtocol,
+    RouteScope, RouteType,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::conn::Request;
-use crate::reply::Route as Found;
+use crate::reply::{Hop, Route as Found};
 
 /// Links flock has detached wait in this group (`ip link show group 1718382435`) to be deleted together,
 /// since a deletion costs the same 20 ms for one link and for forty. The number is `floc` in ASCII: nobody
@@ -33,7 +34,7 @@ pub const DYING_GROUP: u32 = u32::from_be_bytes(*b"floc");
 pub(crate) const LOOPBACK: u32 = 1;
 
 fn request(step: &'static str, flags: u16, message: RouteNetlinkMessage) -> Request {
-    Request { step, flags, message }
+    Request { step, flags, message: message.into() }
 }
 
 fn family(address: &IpAddr) -> AddressFamily {
@@ -113,6 +114,13 @@ pub(crate) fn alias_and_up(ifindex: u32, alias: &str) -> Request {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     request("name and bring up the host veth", 0, RouteNetlinkMessage::SetLink(message))
+}
+
+/// Gives a link further names: the notes of its anycast addresses (Linux 5.5).
+pub(crate) fn add_names(ifindex: u32, names: impl Iterator<Item = String>) -> Request {
+    let names = LinkAttribute::PropList(names.map(Prop::AltIfName).collect());
+    let message = RouteNetlinkMessage::NewLinkProp(link(ifindex, vec![names]));
+    request("note the anycast addresses on the host veth", NLM_F_CREATE | NLM_F_EXCL, message)
 }
 
 /// Brings an interface of the pod up.
@@ -208,6 +216,41 @@ pub(crate) fn add_link_route(
     message.header.protocol = RouteProtocol::Other(protocol.number());
     message.header.scope = RouteScope::Link;
     message.attributes.push(RouteAttribute::Oif(ifindex));
+    write_route(step, message)
+}
+
+/// A route by way of a group of nexthop objects.
+pub(crate) fn add_group_route(
+    step: &'static str,
+    destination: IpNet,
+    protocol: flock_core::route::RouteProtocol,
+    group: u32,
+) -> Request {
+    const RTA_NH_ID: u16 = 30;
+    let mut message = route(destination);
+    message.header.protocol = RouteProtocol::Other(protocol.number());
+    message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_NH_ID, group.to_ne_bytes().to_vec())));
+    write_route(step, message)
+}
+
+/// A route over several next hops that are no objects. IPv4 makes a plain route of a single one.
+pub(crate) fn add_multipath_route(
+    step: &'static str,
+    destination: IpNet,
+    protocol: flock_core::route::RouteProtocol,
+    hops: impl Iterator<Item = Hop>,
+) -> Request {
+    let hop = |Hop { ifindex, gateway, weight, onlink }: Hop| {
+        let mut hop = RouteNextHop::default();
+        hop.interface_index = ifindex;
+        hop.hops = u8::try_from(weight.saturating_sub(1)).unwrap_or(u8::MAX);
+        hop.flags.set(RouteNextHopFlags::Onlink, onlink);
+        hop.attributes = gateway.map(|address| RouteAttribute::Gateway(address.into())).into_iter().collect();
+        hop
+    };
+    let mut message = route(destination);
+    message.header.protocol = RouteProtocol::Other(protocol.number());
+    message.attributes.push(RouteAttribute::MultiPath(hops.map(hop).collect()));
     write_route(step, message)
 }
 
@@ -337,21 +380,24 @@ pub(crate) fn dump_routes(ipv6: bool, protocol: Option<u8>, ifindex: Option<u32>
     request("list the routes", 0, RouteNetlinkMessage::GetRoute(message))
 }
 
-/// The entry of the routing table that a packet to `destination` would be forwarded by (Linux 4.13).
-pub(crate) fn match_route(destination: IpAddr) -> Request {
-    let mut request = get_route(destination);
-    if let RouteNetlinkMessage::GetRoute(message) = &mut request.message {
-        message.header.flags = RouteFlags::FibMatch;
-    }
-    request
-}
+const LOOK_UP_ROUTE: &str = "look up a route";
 
-/// The route a packet to `destination` would take.
-pub(crate) fn get_route(destination: IpAddr) -> Request {
+fn lookup(destination: IpAddr, flags: RouteFlags) -> Request {
     let host = IpNet::from(destination);
     let mut message = RouteMessage::default();
     message.header.address_family = family(&destination);
     message.header.destination_prefix_length = host.prefix_len();
+    message.header.flags = flags;
     message.attributes = vec![RouteAttribute::Destination(destination.into())];
-    request("look up a route", 0, RouteNetlinkMessage::GetRoute(message))
+    request(LOOK_UP_ROUTE, 0, RouteNetlinkMessage::GetRoute(message))
+}
+
+/// The entry of the routing table that a packet to `destination` would be forwarded by (Linux 4.13).
+pub(crate) fn match_route(destination: IpAddr) -> Request {
+    lookup(destination, RouteFlags::FibMatch)
+}
+
+/// The route a packet to `destination` would take.
+pub(crate) fn get_route(destination: IpAddr) -> Request {
+    lookup(destination, RouteFlags::empty())
 }

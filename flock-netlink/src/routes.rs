@@ -1,128 +1,199 @@
-//! Makes the routes of our protocol numbers what they should be.
+//! Makes the routes of our protocol numbers what they should be, and the groups some of them lead to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use flock_core::ids::IfName;
 use flock_core::ports::NetlinkError;
-use flock_core::route::{NextHop, ObservedRoute, Route, RouteDiff, RouteProtocol, RouteSet};
+use flock_core::route::{NextHop, ObservedRoute, Route, RouteDiff, RouteSet};
 use ipnet::IpNet;
 use nix::errno::Errno;
-use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use crate::conn::{Conn, Request, errno};
-use crate::inspect::{observed, routes};
-use crate::{reply, request};
+use crate::inspect::find_link;
+use crate::nexthop::{self, Way};
+use crate::reply::Link;
+use crate::request;
+use crate::spread::Spread;
 
-/// A route of ours, as the core sees it and as the kernel has it. Different routes may look the same to the
-/// core, if flock never writes such.
-#[derive(Debug)]
-pub(crate) struct Seen {
-    observed: ObservedRoute,
-    found: reply::Route,
+mod plan;
+mod read;
+
+use plan::{Change, Plan, plan};
+use read::read;
+
+/// Reads and writes them, one call at a time: whoever changes the members of a group must not meet
+/// somebody who has read the old ones.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Routes(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    turn: Mutex<()>,
+    spread: OnceLock<Spread>,
 }
 
-/// Every route of ours; those of one protocol in the kernel's order.
-pub(crate) fn read() -> Result<Vec<Seen>, NetlinkError> {
-    let mut conn = Conn::open_for_dumps()?;
-    let mut names: BTreeMap<u32, Option<IfName>> = BTreeMap::new();
-    let mut ours = Vec::new();
-    for ipv6 in [true, false] {
-        for protocol in RouteProtocol::ALL {
-            for route in routes(&mut conn, ipv6, Some(protocol.number()), None, |_| true)? {
-                let name = |index| names.entry(index).or_insert_with(|| ifname(index)).clone();
-                ours.extend(observed(&route, name).map(|observed| Seen { observed, found: route }));
+impl Routes {
+    /// With one way of spreading flows, whatever the kernel can do.
+    pub(crate) fn with_spread(spread: Spread) -> Self {
+        Self(Arc::new(Shared { turn: Mutex::default(), spread: OnceLock::from(spread) }))
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.0.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Finds out how flows are spread here, and says so once if that could be better.
+    pub(crate) fn learn(&self) -> Result<(), NetlinkError> {
+        let _turn = self.turn();
+        self.spread(&mut Conn::open_for_dumps()?);
+        Ok(())
+    }
+
+    fn spread(&self, conn: &mut Conn) -> Spread {
+        if let Some(spread) = self.0.spread.get() {
+            return *spread;
+        }
+        match Spread::probe(conn) {
+            Ok(spread) => {
+                if let Some(shortcoming) = spread.shortcoming() {
+                    tracing::warn!(
+                        "this kernel has {shortcoming}: pods that join or leave a shared address move flows of others"
+                    );
+                }
+                *self.0.spread.get_or_init(|| spread)
+            }
+            // Whatever is in the way now is no reason to do without for good.
+            Err(error) => {
+                tracing::warn!(%error, "the kernel does not say how it spreads flows");
+                Spread::Resilient
             }
         }
     }
-    Ok(ours)
-}
 
-fn ifname(index: u32) -> Option<IfName> {
-    // Of an interface that is gone nix 0.31 says that its name is empty; that does not parse.
-    IfName::parse(if_indextoname(index).ok()?.to_str().ok()?).ok()
-}
+    /// Makes them what `ask` answers when it is told what there is. `None`: nobody waits for it any more.
+    pub(crate) fn sync(
+        &self,
+        ask: impl FnOnce(Vec<ObservedRoute>) -> Option<RouteSet>,
+    ) -> Result<RouteDiff, NetlinkError> {
+        let _turn = self.turn();
+        let mut conn = Conn::open_for_dumps()?;
+        let spread = self.spread(&mut conn);
+        let kernel = read(&mut conn, spread)?;
+        let observed = kernel.observed();
+        let Some(desired) = ask(observed.clone()) else { return Ok(RouteDiff::default()) };
+        let mut links = Links::default();
+        let diff = possible(&mut conn, &desired, &observed, &mut links)?;
+        apply(&mut conn, plan(diff, kernel, spread, &links.indexes())?)
+    }
 
-/// What has to change. A route to a link that is gone is not wanted: it cannot be written, and what is in
-/// its place is stale.
-pub(crate) fn plan(desired: &RouteSet, seen: Vec<Seen>) -> Plan {
-    let observed: Vec<ObservedRoute> = seen.iter().map(|seen| seen.observed.clone()).collect();
-    let mut diff = desired.diff(&observed);
-    let mut indexes = BTreeMap::new();
-    let mut is_possible = |route: &Route| match &route.next_hop {
-        NextHop::Unreachable => true,
-        NextHop::Link(ifname) => {
-            let index = if_nametoindex(ifname.as_str()).ok();
-            indexes.extend(index.map(|index| (ifname.clone(), index)));
-            index.is_some()
+    /// Takes a link out of every group; the route of a group that has no other member goes.
+    pub(crate) fn leave(&self, conn: &mut Conn, link: &IfName) -> Result<(), NetlinkError> {
+        let _turn = self.turn();
+        conn.prepare_for_dumps()?;
+        let spread = self.spread(conn);
+        let kernel = read(conn, spread)?;
+        let mut links = Links::default();
+        let mut diff = RouteDiff::default();
+        for route in kernel.observed() {
+            let Some(next_hop @ NextHop::Group(_)) = &route.next_hop else { continue };
+            if !next_hop.links().any(|other| other == link) {
+                continue;
+            }
+            match next_hop.over(|other| other != link) {
+                Some(next_hop) => {
+                    links.look_up(conn, &next_hop)?;
+                    let (destination, protocol) = (route.destination, route.protocol);
+                    diff.replace.push(Route { destination, protocol, next_hop });
+                }
+                None => diff.remove.push(route),
+            }
         }
+        apply(conn, plan(diff, kernel, spread, &links.indexes())?).map(drop)
+    }
+}
+
+/// Links by name, as far as somebody asked.
+#[derive(Debug, Default)]
+struct Links(BTreeMap<IfName, Option<Link>>);
+
+impl Links {
+    fn look_up(&mut self, conn: &mut Conn, next_hop: &NextHop) -> Result<(), NetlinkError> {
+        for name in next_hop.links() {
+            if !self.0.contains_key(name) {
+                self.0.insert(name.clone(), find_link(conn, name)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn is(&self, name: &IfName, so: impl FnOnce(&Link) -> bool) -> bool {
+        self.0.get(name).and_then(Option::as_ref).is_some_and(so)
+    }
+
+    fn indexes(&self) -> BTreeMap<IfName, u32> {
+        let known = self.0.iter().filter_map(|(name, link)| Some((name, link.as_ref()?)));
+        known.map(|(name, link)| (name.clone(), link.index)).collect()
+    }
+}
+
+/// What has to change. A way through a link that is gone is not wanted: it cannot be written, and what is in
+/// its place is stale. Neither is a member of a group whose link sees no other end: the kernel refuses it.
+fn possible(
+    conn: &mut Conn,
+    desired: &RouteSet,
+    observed: &[ObservedRoute],
+    links: &mut Links,
+) -> Result<RouteDiff, NetlinkError> {
+    let diff = desired.diff(observed);
+    let mut reduced: BTreeMap<IpNet, Option<NextHop>> = BTreeMap::new();
+    for route in &diff.replace {
+        links.look_up(conn, &route.next_hop)?;
+        let in_group = matches!(route.next_hop, NextHop::Group(_));
+        let left = route.next_hop.over(|name| links.is(name, |link| link.carrier || !in_group));
+        if left.as_ref() != Some(&route.next_hop) {
+            reduced.insert(route.destination, left);
+        }
+    }
+    if reduced.is_empty() {
+        return Ok(diff);
+    }
+    let left = |route: &Route| match reduced.get(&route.destination) {
+        None => Some(route.clone()),
+        Some(left) => Some(Route { next_hop: left.clone()?, ..route.clone() }),
     };
-    let impossible: BTreeSet<IpNet> =
-        diff.replace.iter().filter(|route| !is_possible(route)).map(|route| route.destination).collect();
-    if !impossible.is_empty() {
-        let possible: RouteSet =
-            desired.iter().filter(|route| !impossible.contains(&route.destination)).cloned().collect();
-        diff = possible.diff(&observed);
-    }
-    Plan { remove: stale(&diff, seen), replace: diff.replace, indexes }
-}
-
-/// What the kernel has of the routes to remove. The first of a place that is written to is not among them:
-/// it is overwritten, even if another that has to go looks the same.
-fn stale(diff: &RouteDiff, mut seen: Vec<Seen>) -> Vec<Seen> {
-    let mut overwritten: BTreeSet<IpNet> = diff.replace.iter().map(|route| route.destination).collect();
-    let remove: BTreeSet<&ObservedRoute> = diff.remove.iter().collect();
-    seen.retain(|Seen { observed, .. }| {
-        let is_in_place = observed.metric == ObservedRoute::default_metric(&observed.destination);
-        let is_overwritten = is_in_place && overwritten.remove(&observed.destination);
-        !is_overwritten && remove.contains(observed)
-    });
-    seen
-}
-
-/// Changes to make, and the interfaces they need.
-pub(crate) struct Plan {
-    replace: Vec<Route>,
-    remove: Vec<Seen>,
-    indexes: BTreeMap<IfName, u32>,
-}
-
-impl Plan {
-    /// True when the kernel has what is wanted.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.replace.is_empty() && self.remove.is_empty()
-    }
+    Ok(desired.iter().filter_map(left).collect::<RouteSet>().diff(observed))
 }
 
 /// Makes the changes, all that can be made; the first refusal is the error. Returns what was changed.
-pub(crate) fn apply(plan: Plan) -> Result<RouteDiff, NetlinkError> {
-    let Plan { mut replace, mut remove, indexes } = plan;
-    let mut conn = Conn::open_for_dumps()?;
-    // Write before remove, so that no packet finds a gap.
-    let write = |route: &Route| write(route, &indexes);
+fn apply(conn: &mut Conn, plan: Plan) -> Result<RouteDiff, NetlinkError> {
+    let Plan { mut ways, mut replace, mut remove, mut stale } = plan;
+    let never = |_| false;
     // The link has gone, or gone down, since it was looked up.
     let no_link = |errno| matches!(errno, Errno::ENODEV | Errno::ENETDOWN);
-    let mut refusals = change(&mut conn, &mut replace, |route| route.destination, write, no_link)?;
-    let delete = |seen: &Seen| Some(request::delete_route(&seen.found));
     let no_route = |errno| matches!(errno, Errno::ESRCH | Errno::ENODEV);
-    refusals.extend(change(&mut conn, &mut remove, |seen| seen.observed.destination, delete, no_route)?);
+    // First what others refer to, and write before remove, so that no packet finds a gap.
+    let add = |(id, way): &(u32, Way)| Some(nexthop::add_way(*id, *way));
+    let mut refusals = change(conn, &mut ways, |(_, way)| way.gateway.into(), add, never)?;
+    let destination = |change: &Change| change.route.destination;
+    refusals.extend(change(conn, &mut replace, destination, Change::of_group, never)?);
+    refusals.extend(change(conn, &mut replace, destination, Change::of_route, no_link)?);
+    let delete = |seen: &read::Seen| Some(request::delete_route(&seen.found));
+    refusals.extend(change(conn, &mut remove, |seen| seen.observed.destination, delete, no_route)?);
+    // A route that could not be written or removed may still need them.
+    if refusals.is_empty() {
+        let delete = |id: &u32| Some(nexthop::delete(*id));
+        let no_object = |errno| errno == Errno::ENOENT;
+        refusals.extend(change(conn, &mut stale, |_| IpNet::default(), delete, no_object)?);
+    }
+    let replace = replace.into_iter().map(|change| change.route).collect();
     let remove = remove.into_iter().map(|seen| seen.observed).collect();
     refusals.into_iter().next().map_or(Ok(RouteDiff { replace, remove }), Err)
 }
 
-fn write(route: &Route, indexes: &BTreeMap<IfName, u32>) -> Option<Request> {
-    const STEP: &str = "write a route";
-    match &route.next_hop {
-        NextHop::Unreachable => Some(request::add_unreachable_route(STEP, route.destination, route.protocol)),
-        NextHop::Link(ifname) => {
-            let index = indexes.get(ifname)?;
-            Some(request::add_link_route(STEP, route.destination, route.protocol, *index))
-        }
-    }
-}
-
-/// Asks for one change per item, many at a time. Items where there turned out to be nothing to do are
-/// taken out of the list.
+/// Asks for one change per item, many at a time; items that need none are done. Those where there turned
+/// out to be nothing to do are taken out of the list, and so are those that were refused.
 fn change<T>(
     conn: &mut Conn,
     items: &mut Vec<T>,
@@ -130,23 +201,23 @@ fn change<T>(
     ask: impl Fn(&T) -> Option<Request>,
     is_moot: impl Fn(Errno) -> bool,
 ) -> Result<Vec<NetlinkError>, NetlinkError> {
-    let mut done = Vec::with_capacity(items.len());
     let mut refusals = Vec::new();
-    let asked: Vec<(T, Request)> =
-        items.drain(..).filter_map(|item| ask(&item).map(|request| (item, request))).collect();
-    let mut asked = asked.into_iter().peekable();
-    while asked.peek().is_some() {
-        let (batch, requests): (Vec<T>, Vec<Request>) = asked.by_ref().take(Conn::BATCH).unzip();
-        let mut refused: BTreeMap<usize, NetlinkError> = conn.run(requests)?.into_iter().collect();
-        for (at, item) in batch.into_iter().enumerate() {
-            match refused.remove(&at) {
-                None => done.push(item),
+    let mut left = std::mem::take(items).into_iter().peekable();
+    while left.peek().is_some() {
+        let batch: Vec<T> = left.by_ref().take(Conn::BATCH).collect();
+        let (places, requests): (Vec<usize>, Vec<Request>) =
+            batch.iter().enumerate().filter_map(|(place, item)| Some((place, ask(item)?))).unzip();
+        let refused = conn.run(requests)?.into_iter();
+        let mut refused: BTreeMap<usize, NetlinkError> =
+            refused.filter_map(|(at, refusal)| Some((*places.get(at)?, refusal))).collect();
+        for (place, item) in batch.into_iter().enumerate() {
+            match refused.remove(&place) {
+                None => items.push(item),
                 Some(refusal) if errno(&refusal).is_some_and(&is_moot) => {}
                 Some(refusal) => refusals.push(name(refusal, destination(&item))),
             }
         }
     }
-    *items = done;
     Ok(refusals)
 }
 

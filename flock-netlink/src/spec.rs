@@ -44,6 +44,9 @@ pub(crate) fn expected(link: &PodLink, ifindex: u32) -> LinkState {
     addresses.sort_unstable();
     let mut gateways: Vec<IpAddr> = link.identity.addresses.iter().map(gateway_of).collect();
     gateways.sort_unstable();
+    let mut anycast = link.anycast.clone();
+    anycast.sort_unstable();
+    anycast.dedup();
     let (host_mac, pod_mac) = macs(attachment);
     let route = |address: &IpAddr| host_route(attachment, *address, link.protocol_of(*address));
     LinkState {
@@ -58,12 +61,14 @@ pub(crate) fn expected(link: &PodLink, ifindex: u32) -> LinkState {
             routes: addresses.iter().map(route).collect(),
             neighbours: addresses.clone(),
             has_gateway: true,
+            anycast: anycast.clone(),
         },
         pod: Some(PodSide {
             mac: pod_mac,
             mtu: link.mtu,
             up: true,
             addresses: addresses.iter().copied().map(host_prefix).collect(),
+            anycast: anycast.into_iter().map(host_prefix).collect(),
             gateways: gateways.clone(),
             neighbours: gateways,
         }),

@@ -156,6 +156,7 @@ impl Node {
             netns: request.netns.clone(),
             mtu,
             extra: allocation.extra.clone(),
+            anycast: Vec::new(),
             announced: allocation.held().filter(is_announced).collect(),
         })
     }

@@ -69,6 +69,12 @@ fn pod_side(allocation: &Allocation, seen: &LinkState, drift: &mut Vec<String>) 
     for address in pod.addresses.iter().filter(|address| !wanted.contains(address)) {
         drift.push(format!("address {address} on {name} in the pod is not flock's"));
     }
+    // What the allocation says about these is compared by whoever knows; the host's end says what was made.
+    for address in seen.host.anycast.iter().copied().map(host_prefix) {
+        if !pod.anycast.contains(&address) {
+            drift.push(format!("anycast address {address} is missing on lo in the pod"));
+        }
+    }
     let gateways = [
         (allocation.addresses.v6.is_some(), IpAddr::V6(GATEWAY6)),
         (allocation.addresses.v4.is_some(), IpAddr::V4(GATEWAY4)),

@@ -8,7 +8,7 @@ use crate::bird;
 use crate::config::{NodeConfig, NodeConfigSpec};
 use crate::ipam::Pools;
 use crate::ports::{Applied, NetlinkError, RoutingError, StatusError};
-use crate::route::{RouteDiff, RouteSet};
+use crate::route::{ObservedRoute, RouteDiff};
 use crate::time::Timestamp;
 
 /// What became of the configuration in the view.
@@ -94,14 +94,13 @@ impl Node {
         if self.state().config.is_none() {
             return Ok(RoutesSynced::NotConfigured);
         }
-        let desired = || {
+        let desired = |_: &[ObservedRoute]| {
             let view = self.ports.pods.snapshot();
             let state = self.state();
             let config = state.config.as_deref();
             config.map(|config| desired_routes(config, state.ipam.allocations(), &view)).unwrap_or_default()
         };
-        let desired: &(dyn Fn() -> RouteSet + Send + Sync) = &desired;
-        self.ports.netlink.sync_routes(desired).await.map(RoutesSynced::Done)
+        self.ports.netlink.sync_routes(&desired).await.map(RoutesSynced::Done)
     }
 
     /// Makes the routing daemon talk to the configured peers. `None`: there is no configuration yet.

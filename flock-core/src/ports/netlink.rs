@@ -15,12 +15,12 @@ use crate::route::{ObservedRoute, RouteDiff, RouteProtocol, RouteSet};
 #[async_trait]
 pub trait Netlink: Send + Sync {
     /// Makes this attachment exist: the veth pair, addresses, permanent neighbours, the pod's default
-    /// routes and the host routes. The same spec twice is a no-op; a leftover that differs is replaced.
+    /// routes and the host routes, anycast addresses on the pod's `lo`. The same spec twice is a no-op; a leftover that differs is replaced.
     /// On an error nothing of the attachment is left.
     async fn attach(&self, link: &PodLink) -> Result<LinkState, NetlinkError>;
 
-    /// Takes the attachment out of service: its routes and neighbours are gone and the link is down when
-    /// this returns; the link itself may go a moment later. Absent is success.
+    /// Takes the attachment out of service: its routes and neighbours are gone, the groups it was in go on
+    /// without it (the last member takes the route along) and the link is down when this returns; the link itself may go a moment later. Absent is success.
     async fn detach(&self, attachment: &AttachmentId) -> Result<(), NetlinkError>;
 
     /// What the kernel has of this attachment; the pod's side too where `netns` is given and exists.
@@ -36,7 +36,10 @@ pub trait Netlink: Send + Sync {
 
     /// Makes the routes of our protocol numbers what `desired` says, and returns what was changed. The
     /// kernel is read first and `desired` is called after that: a route written in between by an attach
-    /// is then wanted, not stale. Routes to a link that is gone are left out: they come back with it.
+    /// is then wanted, not stale. Ways through a link that is gone are left out: they come back with it.
+    ///
+    /// One call runs at a time, and a detach that has groups to leave waits for it: `desired` must not wait
+    /// for either.
     async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError>;
 
     /// Sets the kernel up for forwarding (interfaces.md section 11), idempotent. Returns what an operator
@@ -47,8 +50,10 @@ pub trait Netlink: Send + Sync {
     async fn node(&self) -> Result<NodeFacts, NetlinkError>;
 }
 
-/// Asked for the wanted routes once the kernel's have been read.
-pub type DesiredRoutes<'a> = &'a (dyn Fn() -> RouteSet + Send + Sync);
+/// Asked for the wanted routes once the kernel's have been read. It is told what those are, in the kernel's
+/// order for each place, since something is decided by them: a pod that is no longer eligible keeps the
+/// membership it has, so that its open flows drain, but does not gain one.
+pub type DesiredRoutes<'a> = &'a (dyn Fn(&[ObservedRoute]) -> RouteSet + Send + Sync);
 
 /// Path of a network namespace, such as `/run/netns/x` or `/proc/1/ns/net`. Absolute, at most 4095
 /// bytes, no NUL; whether it is one is the kernel's to say.
@@ -130,6 +135,9 @@ pub struct PodLink {
     pub mtu: u32,
     /// Further addresses of the pod's interface.
     pub extra: Vec<IpAddr>,
+    /// Addresses on the pod's `lo`, shared with other pods. Their routes are for
+    /// [`sync_routes`](Netlink::sync_routes) to write.
+    pub anycast: Vec<IpAddr>,
     /// Addresses whose host route is announced; that of any other is quiet.
     pub announced: BTreeSet<IpAddr>,
 }
@@ -162,13 +170,17 @@ pub struct HostSide {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// Routes of our protocol numbers that lead through it. In the answers of `attachments` only where there
-    /// are more addresses than the identity names: it would have to look at every route.
+    /// Routes of our protocol numbers that lead through it; those of groups are not among them. In the answers of
+    /// `attachments` only where there are more addresses than the identity names: it would have to look at
+    /// every route.
     pub routes: Vec<ObservedRoute>,
     /// Addresses with a permanent neighbour entry on it. Filled by `inspect` and `attach`.
     pub neighbours: Vec<IpAddr>,
     /// Has `fe80::1`, the pods' gateway.
     pub has_gateway: bool,
+    /// The anycast addresses flock put on the pod's `lo`, in order. They are noted on the host's end, since
+    /// whoever is root in a pod can put what they like on its `lo`.
+    pub anycast: Vec<IpAddr>,
 }
 
 /// The pod's end of the pair.
@@ -182,6 +194,8 @@ pub struct PodSide {
     pub up: bool,
     /// Addresses on it, link-local ones left out.
     pub addresses: Vec<IpNet>,
+    /// Addresses on the pod's `lo`, its own and link-local ones left out.
+    pub anycast: Vec<IpNet>,
     /// Gateways of the default routes through it.
     pub gateways: Vec<IpAddr>,
     /// Addresses with a permanent neighbour entry on it.

@@ -14,7 +14,7 @@ use crate::ports::{
     PodSide,
 };
 use crate::route::{
-    GATEWAY4, GATEWAY6, NextHop, ObservedRoute, Route, RouteDiff, RouteProtocol, RouteSet, host_prefix,
+    GATEWAY4, GATEWAY6, NextHop, ObservedRoute, Route, RouteDiff, RouteProtocol, host_prefix,
 };
 
 /// One call of the [`Netlink`] port.
@@ -145,6 +145,15 @@ impl FakeKernel {
         }
     }
 
+    /// Drift: somebody takes an anycast address off the `lo` of the pod.
+    pub fn remove_anycast(&self, attachment: &AttachmentId, address: IpAddr) {
+        if let Some(link) = self.state().links.get_mut(&attachment.host_ifname())
+            && let Some(pod) = &mut link.state.pod
+        {
+            pod.anycast.retain(|there| *there != host_prefix(address));
+        }
+    }
+
     /// The namespace goes, and the links into it with it.
     pub fn remove_netns(&self, netns: &NetnsPath) {
         let mut state = self.state();
@@ -215,10 +224,17 @@ impl State {
     }
 
     fn remove_routes_of(&mut self, ifname: &IfName) {
-        let through = Some(NextHop::Link(ifname.clone()));
-        let before: usize = self.routes.values().map(Vec::len).sum();
-        self.routes.values_mut().for_each(|place| place.retain(|route| route.next_hop != through));
-        self.route_writes += before - self.routes.values().map(Vec::len).sum::<usize>();
+        let mut writes = 0;
+        for place in self.routes.values_mut() {
+            place.retain_mut(|route| {
+                let Some(next_hop) = &route.next_hop else { return true };
+                let left = next_hop.over(|link| link != ifname);
+                writes += usize::from(left != route.next_hop);
+                route.next_hop = left;
+                route.next_hop.is_some()
+            });
+        }
+        self.route_writes += writes;
     }
 
     /// Overwrites the first route in its place.
@@ -367,14 +383,9 @@ impl Netlink for FakeKernel {
             state.routes.values().flatten().cloned().collect()
         };
         // Not under the lock: a test may attach a pod in here.
-        let desired = desired();
+        let desired = desired(&observed);
         let mut state = self.state();
-        let leads_somewhere = |route: &&Route| match &route.next_hop {
-            NextHop::Unreachable => true,
-            NextHop::Link(ifname) => state.links.contains_key(ifname),
-        };
-        let possible: RouteSet = desired.iter().filter(leads_somewhere).cloned().collect();
-        let diff = possible.diff(&observed);
+        let diff = desired.over(|link| state.links.contains_key(link)).diff(&observed);
         state.write(&diff);
         Ok(diff)
     }
@@ -403,6 +414,8 @@ fn wanted_state(link: &PodLink, ifindex: u32) -> LinkState {
     let addresses = link.identity.addresses;
     let mut own: Vec<IpAddr> = link.addresses().collect();
     own.sort();
+    let mut anycast = link.anycast.clone();
+    anycast.sort();
     let mut gateways: Vec<IpAddr> = addresses.v4.map(|_| GATEWAY4.into()).into_iter().collect();
     gateways.extend(addresses.v6.map(|_| IpAddr::V6(GATEWAY6)));
     let route = |address: &IpAddr| {
@@ -424,12 +437,14 @@ fn wanted_state(link: &PodLink, ifindex: u32) -> LinkState {
             routes: own.iter().map(route).collect(),
             neighbours: own.clone(),
             has_gateway: true,
+            anycast: anycast.clone(),
         },
         pod: Some(PodSide {
             mac: [0x02, 1, hash[0], hash[1], hash[2], hash[3]],
             mtu: link.mtu,
             up: true,
             addresses: own.iter().copied().map(host_prefix).collect(),
+            anycast: anycast.into_iter().map(host_prefix).collect(),
             gateways: gateways.clone(),
             neighbours: gateways,
         }),

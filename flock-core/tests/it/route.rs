@@ -2,7 +2,9 @@
 //! metric, a replace overwrites the first of them, a delete takes exactly one.
 
 use flock_core::ids::IfName;
-use flock_core::route::{NextHop, ObservedRoute, Route, RouteDiff, RouteProtocol, RouteSet, aggregate};
+use flock_core::route::{
+    Member, Members, NextHop, ObservedRoute, Route, RouteDiff, RouteProtocol, RouteSet, Weight, aggregate,
+};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
@@ -45,7 +47,23 @@ fn protocol() -> impl Strategy<Value = RouteProtocol> {
 
 fn next_hop() -> impl Strategy<Value = NextHop> {
     let link = |name| NextHop::Link(IfName::parse(name).unwrap());
-    prop::sample::select(vec![NextHop::Unreachable, link("flock00000001"), link("flock00000002")])
+    let members = |weights: &[Weight]| {
+        let member = |(host, weight): (u8, &Weight)| Member {
+            gateway: [192, 0, 2, 100 + host].into(),
+            link: IfName::parse(&format!("flock0000000{host}")).unwrap(),
+            weight: *weight,
+        };
+        NextHop::Group(Members::new((1..).zip(weights).map(member)).unwrap())
+    };
+    use Weight::{Full, Least};
+    prop::sample::select(vec![
+        NextHop::Unreachable,
+        link("flock00000001"),
+        link("flock00000002"),
+        members(&[Full]),
+        members(&[Full, Full]),
+        members(&[Full, Least]),
+    ])
 }
 
 fn wanted() -> impl Strategy<Value = RouteSet> {
@@ -82,6 +100,21 @@ proptest! {
         want.sort();
         prop_assert_eq!(have, want);
         prop_assert!(wanted.diff(&kernel.0).is_empty());
+    }
+
+    #[test]
+    fn without_links_only_what_needs_none_is_left(wanted in wanted(), there in any::<[bool; 2]>()) {
+        let is_there = |link: &IfName| {
+            there.iter().enumerate().any(|(n, there)| *there && link.as_str() == format!("flock0000000{}", n + 1))
+        };
+        let left = wanted.over(is_there);
+        for route in wanted.iter() {
+            let expected = route.next_hop.over(is_there);
+            prop_assert_eq!(left.get(&route.destination).map(|route| route.next_hop.clone()), expected.clone());
+            let Some(expected) = expected else { continue };
+            prop_assert!(expected.links().all(is_there));
+            prop_assert_eq!(expected == route.next_hop, route.next_hop.links().all(is_there));
+        }
     }
 
     #[test]

@@ -234,6 +234,6 @@ fn routes_to_a_link_that_is_down_are_left_out() {
             })
             .collect();
         world.detach(&link).await;
-        assert!(world.kernel.sync_routes(&|| wanted.clone()).await.unwrap().is_empty());
+        assert!(world.kernel.sync_routes(&|_| wanted.clone()).await.unwrap().is_empty());
     });
 }

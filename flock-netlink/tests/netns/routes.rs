@@ -149,7 +149,7 @@ async fn check(
     append(wanted.clone());
     let alone = there(address);
     assert_eq!(alone.len(), 1);
-    world.kernel.sync_routes(&RouteSet::default).await.unwrap();
+    world.kernel.sync_routes(&|_| RouteSet::default()).await.unwrap();
 
     let mut orders: Vec<Vec<&RouteMessage>> = Vec::new();
     for one in stale {
@@ -165,11 +165,11 @@ async fn check(
             append((*route).clone());
         }
         assert_eq!(there(address).len(), order.len(), "all in one place: {order:#?}");
-        let diff = world.kernel.sync_routes(&|| desired.clone()).await.unwrap();
+        let diff = world.kernel.sync_routes(&|_| desired.clone()).await.unwrap();
         assert_eq!(diff.replace, [], "it is there: {order:#?}");
         assert_eq!(there(address), alone, "{order:#?}");
-        assert!(world.kernel.sync_routes(&|| desired.clone()).await.unwrap().is_empty());
-        world.kernel.sync_routes(&RouteSet::default).await.unwrap();
+        assert!(world.kernel.sync_routes(&|_| desired.clone()).await.unwrap().is_empty());
+        world.kernel.sync_routes(&|_| RouteSet::default()).await.unwrap();
         assert_eq!(there(address), []);
     }
     assert_eq!(world.routes().await.iter().filter(|(_, protocol, _)| *protocol == 118).count(), 0);
@@ -207,7 +207,7 @@ fn a_route_of_another_type_of_service_is_removed() {
         make_links();
         append(odd(V4, "up0", 2));
         assert_eq!(there(V4).len(), 1);
-        let diff = world.kernel.sync_routes(&RouteSet::default).await.unwrap();
+        let diff = world.kernel.sync_routes(&|_| RouteSet::default()).await.unwrap();
         assert_eq!((diff.remove.len(), there(V4).len()), (1, 0));
     });
 }

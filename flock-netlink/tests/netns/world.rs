@@ -169,6 +169,7 @@ impl World {
             netns: self.new_netns(),
             mtu: 1500,
             extra: Vec::new(),
+            anycast: Vec::new(),
             announced: addresses.iter().collect(),
         }
     }

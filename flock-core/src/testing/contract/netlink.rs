@@ -17,6 +17,10 @@ use crate::route::{
     GATEWAY4, GATEWAY6, NextHop, ObservedRoute, Route, RouteProtocol, RouteSet, aggregate, host_prefix,
 };
 
+mod group;
+
+pub use group::*;
+
 /// The port under test and what happens to it from outside.
 #[async_trait(?Send)]
 pub trait NetlinkWorld: Sync {
@@ -74,6 +78,16 @@ macro_rules! netlink_contract {
             routes_to_a_missing_link_are_left_out
             prefixes_of_every_length_are_routed
             a_thousand_routes_are_routed
+            anycast_addresses_are_noted_on_the_host
+            group_is_made_joined_and_left
+            change_of_protocol_of_a_group_is_one_replace
+            group_and_link_route_take_each_others_place
+            members_without_their_link_are_left_out
+            detached_pod_leaves_its_groups
+            pod_that_vanishes_leaves_its_groups
+            membership_does_not_change_an_attachment
+            wanted_routes_may_depend_on_what_is_there
+            groups_of_many_are_made_at_once
         }
     };
     ($run:path => $($law:ident)*) => { $(
@@ -96,6 +110,7 @@ fn pod(world: &dyn NetlinkWorld, container: &str, v6: Option<&str>, v4: Option<&
         netns: world.netns(),
         mtu: 1500,
         extra: Vec::new(),
+        anycast: Vec::new(),
         announced: BTreeSet::new(),
     }
 }
@@ -392,13 +407,13 @@ pub async fn second_sync_changes_nothing(world: &dyn NetlinkWorld) {
         unreachable("192.0.2.0/24", RouteProtocol::Announce),
     ];
     let wanted: RouteSet = pools.iter().cloned().chain(host_routes(&link)).collect();
-    let first = world.netlink().sync_routes(&|| wanted.clone()).await.unwrap();
+    let first = world.netlink().sync_routes(&|_| wanted.clone()).await.unwrap();
     assert_eq!(sorted(first.replace), sorted(pools), "the pod's own are there");
     assert_eq!(first.remove, []);
     let routes = world.routes().await;
-    assert!(world.netlink().sync_routes(&|| wanted.clone()).await.unwrap().is_empty());
+    assert!(world.netlink().sync_routes(&|_| wanted.clone()).await.unwrap().is_empty());
     assert_eq!(world.routes().await, routes);
-    let last = world.netlink().sync_routes(&RouteSet::default).await.unwrap();
+    let last = world.netlink().sync_routes(&|_| RouteSet::default()).await.unwrap();
     assert_eq!((last.replace.len(), last.remove.len()), (0, 4));
     assert_eq!(ours(world).await, BTreeSet::new());
 }
@@ -411,7 +426,7 @@ pub async fn sync_touches_only_our_protocols(world: &dyn NetlinkWorld) {
     for (prefix, protocol) in stray {
         world.put_route(prefix.parse().unwrap(), protocol, 0).await;
     }
-    let diff = world.netlink().sync_routes(&RouteSet::default).await.unwrap();
+    let diff = world.netlink().sync_routes(&|_| RouteSet::default()).await.unwrap();
     let removed: BTreeSet<IpNet> = diff.remove.iter().map(|route| route.destination).collect();
     assert_eq!(removed, stray.iter().map(|(prefix, _)| prefix.parse().unwrap()).collect());
     assert_eq!(world.routes().await, foreign);
@@ -420,7 +435,7 @@ pub async fn sync_touches_only_our_protocols(world: &dyn NetlinkWorld) {
 pub async fn wanted_routes_are_asked_for_after_the_read(world: &dyn NetlinkWorld) {
     let link = dual(world, "a", 1);
     let asked = AtomicUsize::new(0);
-    let desired = || {
+    let desired = |_: &[ObservedRoute]| {
         asked.fetch_add(1, Ordering::Relaxed);
         world.attach_now(&link).unwrap();
         host_routes(&link).into_iter().collect()
@@ -436,14 +451,14 @@ pub async fn change_of_protocol_is_one_replace(world: &dyn NetlinkWorld) {
         let [announced, quiet] = [RouteProtocol::Announce, RouteProtocol::Quiet]
             .map(|protocol| unreachable(destination, protocol));
         for route in [&announced, &quiet, &announced] {
-            let wanted = || RouteSet::from_iter([route.clone()]);
+            let wanted = |_: &[ObservedRoute]| RouteSet::from_iter([route.clone()]);
             let diff = world.netlink().sync_routes(&wanted).await.unwrap();
             assert_eq!((diff.replace, diff.remove), (vec![route.clone()], vec![]));
             let there: Vec<_> =
                 ours(world).await.into_iter().map(|(prefix, number, _)| (prefix, number)).collect();
             assert_eq!(there, [(route.destination, route.protocol.number())]);
         }
-        world.netlink().sync_routes(&RouteSet::default).await.unwrap();
+        world.netlink().sync_routes(&|_| RouteSet::default()).await.unwrap();
     }
 }
 
@@ -451,7 +466,7 @@ pub async fn route_of_a_pod_keeps_its_place_when_it_changes_protocol(world: &dyn
     let mut link = dual(world, "a", 1);
     attach(world, &link).await;
     link.announced = link.addresses().collect();
-    let diff = world.netlink().sync_routes(&|| host_routes(&link).into_iter().collect()).await.unwrap();
+    let diff = world.netlink().sync_routes(&|_| host_routes(&link).into_iter().collect()).await.unwrap();
     assert_eq!((sorted(diff.replace), diff.remove), (sorted(host_routes(&link)), vec![]));
     let state = inspect(world, &link).await.unwrap();
     assert_eq!(state.host.routes, sorted(host_routes(&link).into_iter().map(ObservedRoute::from)));
@@ -461,7 +476,7 @@ pub async fn route_of_a_pod_keeps_its_place_when_it_changes_protocol(world: &dyn
 pub async fn same_prefix_with_another_metric_is_removed(world: &dyn NetlinkWorld) {
     for destination in ["2001:db8::/64", "192.0.2.0/24"] {
         let route = unreachable(destination, RouteProtocol::Announce);
-        let wanted = || RouteSet::from_iter([route.clone()]);
+        let wanted = |_: &[ObservedRoute]| RouteSet::from_iter([route.clone()]);
         world.netlink().sync_routes(&wanted).await.unwrap();
         world.put_route(route.destination, 117, 77).await;
         let diff = world.netlink().sync_routes(&wanted).await.unwrap();
@@ -469,7 +484,7 @@ pub async fn same_prefix_with_another_metric_is_removed(world: &dyn NetlinkWorld
         assert_eq!((diff.replace, removed), (vec![], vec![77]));
         let metric = ObservedRoute::default_metric(&route.destination);
         assert_eq!(ours(world).await, BTreeSet::from([(route.destination, 117, metric)]));
-        world.netlink().sync_routes(&RouteSet::default).await.unwrap();
+        world.netlink().sync_routes(&|_| RouteSet::default()).await.unwrap();
     }
 }
 
@@ -484,7 +499,7 @@ pub async fn only_the_stale_one_of_two_routes_in_one_place_is_removed(world: &dy
             world.put_route(route.destination, route.protocol.number(), 0).await;
         }
         let (wanted, stale) = if stale_first { (&to_nobody, &to_pod) } else { (&to_pod, &to_nobody) };
-        let wanted = || wanted.iter().cloned().collect::<RouteSet>();
+        let wanted = |_: &[ObservedRoute]| wanted.iter().cloned().collect::<RouteSet>();
         let diff = world.netlink().sync_routes(&wanted).await.unwrap();
         let removed = sorted(stale.iter().cloned().map(ObservedRoute::from));
         assert_eq!((diff.replace, sorted(diff.remove)), (vec![], removed), "stale first: {stale_first}");
@@ -501,11 +516,11 @@ pub async fn routes_to_a_missing_link_are_left_out(world: &dyn NetlinkWorld) {
     // In the place of one of them stands something stale.
     world.put_route(host_routes(&gone)[0].destination, 117, 0).await;
     let wanted: RouteSet = host_routes(&gone).into_iter().chain([pool.clone()]).collect();
-    let diff = world.netlink().sync_routes(&|| wanted.clone()).await.unwrap();
+    let diff = world.netlink().sync_routes(&|_| wanted.clone()).await.unwrap();
     assert_eq!(diff.replace, vec![pool.clone()]);
     assert_eq!(diff.remove.len(), 1);
     assert_eq!(ours(world).await, BTreeSet::from([(pool.destination, 117, 1024)]));
-    assert!(world.netlink().sync_routes(&|| wanted.clone()).await.unwrap().is_empty());
+    assert!(world.netlink().sync_routes(&|_| wanted.clone()).await.unwrap().is_empty());
 }
 
 pub async fn prefixes_of_every_length_are_routed(world: &dyn NetlinkWorld) {
@@ -514,22 +529,22 @@ pub async fn prefixes_of_every_length_are_routed(world: &dyn NetlinkWorld) {
     let route = |prefix: String| unreachable(&prefix, RouteProtocol::Quiet);
     let wanted: RouteSet = lengths6.chain(lengths4).map(route).collect();
     assert_eq!(wanted.len(), 129 + 33);
-    let diff = world.netlink().sync_routes(&|| wanted.clone()).await.unwrap();
+    let diff = world.netlink().sync_routes(&|_| wanted.clone()).await.unwrap();
     assert_eq!(diff.replace.len(), wanted.len());
     assert_eq!(ours(world).await.len(), wanted.len());
-    assert!(world.netlink().sync_routes(&|| wanted.clone()).await.unwrap().is_empty());
-    world.netlink().sync_routes(&RouteSet::default).await.unwrap();
+    assert!(world.netlink().sync_routes(&|_| wanted.clone()).await.unwrap().is_empty());
+    world.netlink().sync_routes(&|_| RouteSet::default()).await.unwrap();
     assert_eq!(ours(world).await, BTreeSet::new());
 }
 
 pub async fn a_thousand_routes_are_routed(world: &dyn NetlinkWorld) {
     let prefixes = (0..1000).map(|n| format!("2001:db8:0:{n:x}::/64"));
     let wanted: RouteSet = prefixes.map(|prefix| unreachable(&prefix, RouteProtocol::Announce)).collect();
-    let diff = world.netlink().sync_routes(&|| wanted.clone()).await.unwrap();
+    let diff = world.netlink().sync_routes(&|_| wanted.clone()).await.unwrap();
     assert_eq!(diff.replace.len(), 1000);
     assert_eq!(ours(world).await.len(), 1000);
-    assert!(world.netlink().sync_routes(&|| wanted.clone()).await.unwrap().is_empty());
-    let diff = world.netlink().sync_routes(&RouteSet::default).await.unwrap();
+    assert!(world.netlink().sync_routes(&|_| wanted.clone()).await.unwrap().is_empty());
+    let diff = world.netlink().sync_routes(&|_| RouteSet::default()).await.unwrap();
     assert_eq!(diff.remove.len(), 1000);
     assert_eq!(ours(world).await, BTreeSet::new());
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::route::RouteSet;
 use crate::testing::contract::netlink::{Law, NetlinkWorld};
 
 #[derive(Default)]
@@ -79,6 +80,7 @@ fn link() -> PodLink {
         netns: NetnsPath::parse("/run/netns/a").unwrap(),
         mtu: 1500,
         extra: Vec::new(),
+        anycast: vec!["198.51.100.9".parse().unwrap()],
         announced: ["2001:db8::1".parse().unwrap()].into(),
     }
 }
@@ -99,11 +101,11 @@ async fn forced_failures_queue_up_and_leave_nothing() {
 
     kernel.fail_all(KernelCall::SyncRoutes);
     for _ in 0..2 {
-        assert!(kernel.sync_routes(&RouteSet::default).await.is_err());
+        assert!(kernel.sync_routes(&|_| RouteSet::default()).await.is_err());
     }
     assert_eq!(kernel.routes().len(), 1, "a refused sync changes nothing");
     kernel.heal();
-    assert_eq!(kernel.sync_routes(&RouteSet::default).await.unwrap().remove.len(), 1);
+    assert_eq!(kernel.sync_routes(&|_| RouteSet::default()).await.unwrap().remove.len(), 1);
     assert_eq!(kernel.calls().len(), 7);
 }
 
@@ -117,6 +119,9 @@ async fn drift_shows() {
 
     kernel.break_route(&state.host.routes[0].destination);
     assert_eq!(kernel.link(id).unwrap().host.routes, []);
+    kernel.remove_anycast(id, link.anycast[0]);
+    let drifted = kernel.link(id).unwrap();
+    assert_eq!((drifted.host.anycast, drifted.pod.unwrap().anycast), (link.anycast.clone(), vec![]));
     assert_eq!(kernel.route_writes(), writes, "drift is not a write");
     let repaired = kernel.attach(&link).await.unwrap();
     assert_ne!(repaired, state, "a link that differs is replaced");
