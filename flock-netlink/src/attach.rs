@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use flock_core::ids::IfName;
 use flock_core::ports::{LinkState, NetlinkError, PodLink};
-use flock_core::route::{GATEWAY6, host_prefix};
-use ipnet::{IpNet, Ipv6Net};
+use flock_core::route::host_prefix;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
@@ -147,14 +146,13 @@ fn await_kernel(
 
 fn host_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
     let (_, pod_mac) = spec::macs(&link.identity.attachment);
-    let gateway = IpNet::V6(Ipv6Net::new_assert(GATEWAY6, 64));
     let mut batch = vec![
         request::host_settings(ifindex),
         request::alias_and_up(ifindex, &alias::encode(&link.identity)),
-        request::add_address("add the gateway address to the host veth", ifindex, gateway),
+        request::add_gateway(ifindex),
     ];
     for address in link.addresses() {
-        batch.push(request::add_neighbour("add the pod as a neighbour", ifindex, address, pod_mac));
+        batch.push(request::add_pod_neighbour(ifindex, address, pod_mac));
     }
     for address in link.addresses() {
         let (destination, protocol) = (host_prefix(address), link.protocol_of(address));

@@ -157,7 +157,7 @@ pub(crate) fn noted(link: &Link) -> Vec<IpAddr> {
     sorted(link.names.iter().filter_map(|name| note::decode(&link.name, name)))
 }
 
-fn is_gateway(address: &Address) -> bool {
+pub(crate) fn is_gateway(address: &Address) -> bool {
     address.net.addr() == IpAddr::V6(GATEWAY6)
 }
 

@@ -7,6 +7,7 @@
 //!   attach ---- thread: create pair | host batch | enter pod | pod batch        attach, spec, alias
 //!   detach ---- thread: groups, routes, neighbours, down -> dying -> reaper     detach
 //!   sync_routes ---- thread: read | ask | nexthops, groups, routes, leftovers   routes, nexthop, spread
+//!   prepare_node ---- settings, veths that were set down                        sysctl, mend, spread
 //!   inspect, attachments, node ---- filtered dumps                              inspect, node
 //!                       \------------ conn, request, reply: netlink itself
 //! ```
@@ -21,6 +22,7 @@ mod attach;
 mod conn;
 mod detach;
 mod inspect;
+mod mend;
 mod netns;
 mod nexthop;
 mod node;
@@ -141,7 +143,9 @@ impl Netlink for KernelNetlink {
         let routes = self.routes.clone();
         on_thread(move || {
             routes.learn()?;
-            sysctl::prepare(Path::new("/proc/sys/net"))
+            let mut notices = sysctl::prepare(Path::new("/proc/sys/net"))?;
+            notices.extend(mend::mend()?);
+            Ok(notices)
         })
         .await
     }

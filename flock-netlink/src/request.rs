@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use flock_core::ids::IfName;
 use flock_core::ports::Mac;
 use flock_core::route::{GATEWAY4, GATEWAY6};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use rtnetlink::packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
@@ -164,6 +164,17 @@ pub(crate) fn add_address(step: &'static str, ifindex: u32, address: IpNet) -> R
         AddressAttribute::Flags(AddressFlags::Nodad),
     ];
     request(step, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewAddress(message))
+}
+
+/// Adds the pods' gateway to a host veth.
+pub(crate) fn add_gateway(ifindex: u32) -> Request {
+    let gateway = IpNet::V6(Ipv6Net::new_assert(GATEWAY6, 64));
+    add_address("add the gateway address to the host veth", ifindex, gateway)
+}
+
+/// Tells a host veth its pod's hardware address.
+pub(crate) fn add_pod_neighbour(ifindex: u32, address: IpAddr, mac: Mac) -> Request {
+    add_neighbour("add the pod as a neighbour", ifindex, address, mac)
 }
 
 fn neighbour(ifindex: u32, address: IpAddr) -> NeighbourMessage {

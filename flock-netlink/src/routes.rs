@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::conn::{Conn, Request, errno};
 use crate::inspect::find_link;
-use crate::nexthop::{self, Way};
+use crate::nexthop::{self, Group, Way};
 use crate::reply::Link;
 use crate::request;
 use crate::spread::Spread;
@@ -168,24 +168,32 @@ fn possible(
 
 /// Makes the changes, all that can be made; the first refusal is the error. Returns what was changed.
 fn apply(conn: &mut Conn, plan: Plan) -> Result<RouteDiff, NetlinkError> {
-    let Plan { mut ways, mut replace, mut remove, mut stale } = plan;
+    let Plan { mut ways, form, mut mend, mut replace, mut remove, mut stale } = plan;
     let never = |_| false;
     // The link has gone, or gone down, since it was looked up.
     let no_link = |errno| matches!(errno, Errno::ENODEV | Errno::ENETDOWN);
     let no_route = |errno| matches!(errno, Errno::ESRCH | Errno::ENODEV);
     // First what others refer to, and write before remove, so that no packet finds a gap.
     let add = |(id, way): &(u32, Way)| Some(nexthop::add_way(*id, *way));
-    let mut refusals = change(conn, &mut ways, |(_, way)| way.gateway.into(), add, never)?;
-    let destination = |change: &Change| change.route.destination;
+    let mut refusals = change(conn, &mut ways, |(_, way)| way.gateway.to_string(), add, never)?;
+    let complete = |group: &Group| Some(nexthop::write_group(group.id, form, &group.entries, true));
+    refusals.extend(change(conn, &mut mend, |group| group.id.to_string(), complete, never)?);
+    let destination = |change: &Change| change.route.destination.to_string();
     refusals.extend(change(conn, &mut replace, destination, Change::of_group, never)?);
     refusals.extend(change(conn, &mut replace, destination, Change::of_route, no_link)?);
     let delete = |seen: &read::Seen| Some(request::delete_route(&seen.found));
-    refusals.extend(change(conn, &mut remove, |seen| seen.observed.destination, delete, no_route)?);
+    refusals.extend(change(
+        conn,
+        &mut remove,
+        |seen| seen.observed.destination.to_string(),
+        delete,
+        no_route,
+    )?);
     // A route that could not be written or removed may still need them.
     if refusals.is_empty() {
         let delete = |id: &u32| Some(nexthop::delete(*id));
         let no_object = |errno| errno == Errno::ENOENT;
-        refusals.extend(change(conn, &mut stale, |_| IpNet::default(), delete, no_object)?);
+        refusals.extend(change(conn, &mut stale, ToString::to_string, delete, no_object)?);
     }
     let replace = replace.into_iter().map(|change| change.route).collect();
     let remove = remove.into_iter().map(|seen| seen.observed).collect();
@@ -197,7 +205,7 @@ fn apply(conn: &mut Conn, plan: Plan) -> Result<RouteDiff, NetlinkError> {
 fn change<T>(
     conn: &mut Conn,
     items: &mut Vec<T>,
-    destination: impl Fn(&T) -> IpNet,
+    name: impl Fn(&T) -> String,
     ask: impl Fn(&T) -> Option<Request>,
     is_moot: impl Fn(Errno) -> bool,
 ) -> Result<Vec<NetlinkError>, NetlinkError> {
@@ -214,19 +222,18 @@ fn change<T>(
             match refused.remove(&place) {
                 None => items.push(item),
                 Some(refusal) if errno(&refusal).is_some_and(&is_moot) => {}
-                Some(refusal) => refusals.push(name(refusal, destination(&item))),
+                Some(refusal) => refusals.push(about(refusal, &name(&item))),
             }
         }
     }
     Ok(refusals)
 }
 
-fn name(refusal: NetlinkError, destination: IpNet) -> NetlinkError {
+fn about(refusal: NetlinkError, what: &str) -> NetlinkError {
     match refusal {
-        NetlinkError::Kernel { step, source } => NetlinkError::Kernel {
-            step,
-            source: io::Error::new(source.kind(), format!("{destination}: {source}")),
-        },
+        NetlinkError::Kernel { step, source } => {
+            NetlinkError::Kernel { step, source: io::Error::new(source.kind(), format!("{what}: {source}")) }
+        }
         other => other,
     }
 }

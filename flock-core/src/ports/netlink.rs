@@ -42,8 +42,8 @@ pub trait Netlink: Send + Sync {
     /// for either.
     async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError>;
 
-    /// Sets the kernel up for forwarding (interfaces.md section 11), idempotent. Returns what an operator
-    /// should know: settings that were repaired, best-effort ones that this kernel refuses.
+    /// Sets the kernel up for forwarding (interfaces.md section 11), idempotent, and gives links back what they
+    /// lost when somebody set them down and up again. Returns what an operator should know: what was repaired, best-effort ones that this kernel refuses.
     async fn prepare_node(&self) -> Result<Vec<String>, NetlinkError>;
 
     /// The node's own addresses and its uplink.

@@ -55,14 +55,13 @@ fn next_hop() -> impl Strategy<Value = NextHop> {
         };
         NextHop::Group(Members::new((1..).zip(weights).map(member)).unwrap())
     };
-    use Weight::{Full, Least};
     prop::sample::select(vec![
         NextHop::Unreachable,
         link("flock00000001"),
         link("flock00000002"),
-        members(&[Full]),
-        members(&[Full, Full]),
-        members(&[Full, Least]),
+        members(&[Weight::Full]),
+        members(&[Weight::Full, Weight::Full]),
+        members(&[Weight::Full, Weight::Least]),
     ])
 }
 

@@ -2,6 +2,11 @@
 //!
 //! An object is flock's when its protocol and its number both are. Every way (gateway and interface) is one
 //! object, every destination has a group of its own, which keeps its number while members come and go.
+//!
+//! IPv4 only looks into a group of two or more. Of one it takes the member without noting which buckets are in
+//! use, so that a second pod would take half of the flows of the first (seen on Linux 6.18). So a member that
+//! is alone in a resilient group of IPv4 is there twice: the second time as an object of its own, its *twin*,
+//! with the least weight. It stays as long as its member does, since with it would go the flows on its buckets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -65,8 +70,8 @@ impl Table {
         Some((free.next()?, free.next()?))
     }
 
-    /// The members of a group, if it is one of ours, of this form, and has nobody else in it. `ifname` names
-    /// interfaces.
+    /// The members of a group, if it is one of ours, of this form, and has nobody else in it; twins count once.
+    /// `ifname` names interfaces.
     pub(crate) fn members(
         &self,
         group: u32,
@@ -99,7 +104,8 @@ pub(crate) struct Group {
 pub(crate) struct Changes {
     table: Table,
     form: Form,
-    numbers: BTreeMap<Way, u32>,
+    /// The objects of each way: the one to use, then its twin.
+    numbers: BTreeMap<Way, Vec<u32>>,
     /// Groups of routes.
     used: BTreeSet<u32>,
     /// Members of groups.
@@ -111,9 +117,11 @@ pub(crate) struct Changes {
 impl Changes {
     /// `kept` are the groups of routes that stay as they are.
     pub(crate) fn new(table: Table, form: Form, kept: impl IntoIterator<Item = u32>) -> Self {
-        let mut numbers = BTreeMap::new();
-        for (id, way) in table.ways.iter().rev() {
-            numbers.extend(way.map(|way| (way, *id)));
+        let mut numbers: BTreeMap<Way, Vec<u32>> = BTreeMap::new();
+        for (id, way) in &table.ways {
+            if let Some(way) = way {
+                numbers.entry(*way).or_default().push(*id);
+            }
         }
         let used: BTreeSet<u32> = kept.into_iter().collect();
         let entries =
@@ -126,31 +134,50 @@ impl Changes {
     /// Finds a place for the members of one destination: the group its route leads to so far, if it is of the
     /// right form and no other destination has it, else a new one. `None` when the numbers have run out.
     pub(crate) fn group(&mut self, current: Option<u32>, members: &[(Way, Weight)]) -> Option<Group> {
-        let mut entries = Vec::with_capacity(members.len());
-        for (way, weight) in members {
-            entries.push(Entry { id: self.way(*way)?, weight: weight.number() });
-        }
-        self.filled.extend(entries.iter().map(|entry| entry.id));
         let form = self.form;
         let there = current.filter(|group| !self.used.contains(group)).and_then(|group| {
             let (_, entries) = self.table.groups.get(&group).filter(|(there, _)| *there == form)?;
             Some((group, entries.clone()))
         });
+        let before = there.as_ref().map_or_else(Vec::new, |(_, entries)| entries.clone());
+        let mut entries = Vec::with_capacity(members.len());
+        for (way, weight) in members {
+            entries.push(Entry { id: self.number(*way, 0)?, weight: weight.number() });
+            let twin = self.numbers.get(way).and_then(|numbers| numbers.get(1));
+            let has_twin = twin.is_some_and(|twin| before.iter().any(|entry| entry.id == *twin));
+            let can_have = way.gateway.is_ipv4() && form != Form::Plain;
+            if can_have && (has_twin || members.len() == 1) {
+                entries.push(Entry { id: self.number(*way, 1)?, weight: Weight::Least.number() });
+            }
+        }
+        self.filled.extend(entries.iter().map(|entry| entry.id));
         let id = match &there {
             Some((group, _)) => *group,
             None => self.free_number()?,
         };
         self.used.insert(id);
-        let is_new = there.as_ref().is_none_or(|(_, before)| *before != entries);
+        let is_new = there.is_none() || before != entries;
         Some(Group { id, entries, is_there: there.is_some(), is_new })
     }
 
-    fn way(&mut self, way: Way) -> Option<u32> {
-        if let Some(id) = self.numbers.get(&way) {
+    /// The same group with the twin its only member lacks: the other members have gone with their links.
+    pub(crate) fn completed(&mut self, group: u32) -> Option<Group> {
+        let (_, entries) = self.table.groups.get(&group)?;
+        let [Entry { id, .. }] = entries.as_slice() else { return None };
+        let way = self.table.ways.get(id).copied().flatten()?;
+        self.used.remove(&group);
+        let completed = self.group(Some(group), &[(way, Weight::Full)]);
+        self.used.insert(group);
+        completed.filter(|group| group.is_new)
+    }
+
+    /// The number of a way's object, or of its twin.
+    fn number(&mut self, way: Way, place: usize) -> Option<u32> {
+        if let Some(id) = self.numbers.get(&way).and_then(|numbers| numbers.get(place)) {
             return Some(*id);
         }
         let id = self.free_number()?;
-        self.numbers.insert(way, id);
+        self.numbers.entry(way).or_default().push(id);
         self.ways.push((id, way));
         Some(id)
     }

@@ -20,6 +20,10 @@ use crate::spread::Spread;
 pub(super) struct Plan {
     /// Nexthop objects groups need.
     pub(super) ways: Vec<(u32, Way)>,
+    /// Of groups.
+    pub(super) form: Form,
+    /// Groups of routes that are as they should be, but not in the form flock gives them.
+    pub(super) mend: Vec<Group>,
     /// Routes, and the groups they lead to.
     pub(super) replace: Vec<Change>,
     /// Routes that go.
@@ -93,8 +97,10 @@ pub(super) fn plan(
     let written: BTreeSet<IpNet> = diff.replace.iter().map(|route| route.destination).collect();
     let (before, kept): (Vec<Seen>, Vec<Seen>) =
         left.into_iter().partition(|seen| written.contains(&seen.observed.destination));
-    let kept = kept.iter().filter_map(|seen| seen.found.nexthop);
-    let mut changes = Changes::new(table, spread.form().unwrap_or(Form::Plain), kept);
+    let kept: Vec<u32> = kept.iter().filter_map(|seen| seen.found.nexthop).collect();
+    let form = spread.form().unwrap_or(Form::Plain);
+    let mut changes = Changes::new(table, form, kept.iter().copied());
+    let mend = kept.into_iter().filter_map(|group| changes.completed(group)).collect();
     let mut replace = Vec::with_capacity(diff.replace.len());
     for route in diff.replace {
         let how = match (&route.next_hop, spread.form()) {
@@ -119,7 +125,7 @@ pub(super) fn plan(
         replace.extend(how.map(|how| Change { route, how }));
     }
     let stale = changes.stale();
-    Ok(Plan { ways: changes.ways, replace, remove, stale })
+    Ok(Plan { ways: changes.ways, form, mend, replace, remove, stale })
 }
 
 fn ways(members: &Members, indexes: &BTreeMap<IfName, u32>) -> Vec<(Way, Weight)> {

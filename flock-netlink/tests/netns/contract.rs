@@ -24,6 +24,30 @@ fn run(law: Law) {
 
 flock_core::netlink_contract!(run);
 
+/// Kernels that cannot spread flows as well as this one.
+mod older {
+    use flock_netlink::Spread;
+
+    use super::Law;
+    use crate::world::on_node_with;
+
+    mod plain {
+        fn run(law: super::Law) {
+            super::on_node_with(super::Spread::Plain, async move |world| law(world).await);
+        }
+
+        flock_core::netlink_contract!(run);
+    }
+
+    mod multipath {
+        fn run(law: super::Law) {
+            super::on_node_with(super::Spread::Multipath, async move |world| law(world).await);
+        }
+
+        flock_core::netlink_contract!(run);
+    }
+}
+
 #[async_trait(?Send)]
 impl NetlinkWorld for World {
     fn netlink(&self) -> &dyn Netlink {

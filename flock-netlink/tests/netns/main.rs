@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod contract;
+mod flows;
+mod groups;
 mod leftovers;
+mod monitor;
 mod node;
 mod packets;
 mod routes;

@@ -10,7 +10,7 @@ use flock_core::ids::{AttachmentId, IfName};
 use flock_core::ipam::Addresses;
 use flock_core::ports::{LinkIdentity, Netlink, NetnsPath, PodLink};
 use flock_core::testing::require;
-use flock_netlink::KernelNetlink;
+use flock_netlink::{KernelNetlink, Spread};
 use futures::StreamExt;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -34,19 +34,27 @@ pub(crate) struct World {
 
 /// Runs a test on a node of its own, if this machine can.
 pub(crate) fn on_node(test: impl AsyncFnOnce(&World) + Send + 'static) {
+    on_node_like(|| KernelNetlink::new().unwrap(), test);
+}
+
+/// The same where flows are spread like this.
+pub(crate) fn on_node_with(spread: Spread, test: impl AsyncFnOnce(&World) + Send + 'static) {
+    on_node_like(move || KernelNetlink::with_spread(spread).unwrap(), test);
+}
+
+fn on_node_like(
+    kernel: impl FnOnce() -> KernelNetlink + Send + 'static,
+    test: impl AsyncFnOnce(&World) + Send + 'static,
+) {
     let able = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).is_ok());
     if !require("root with network namespaces", able.join().unwrap()) {
         return;
     }
-    let node = std::thread::spawn(|| {
+    let node = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        let world = World {
-            kernel: KernelNetlink::new().unwrap(),
-            directory: tempfile::tempdir().unwrap(),
-            count: Mutex::new(0),
-        };
+        let world = World { kernel: kernel(), directory: tempfile::tempdir().unwrap(), count: Mutex::new(0) };
         edit(None, async |handle| set_up(&handle, 1).await);
         runtime().block_on(test(&world));
         for entry in std::fs::read_dir(world.directory.path()).unwrap().flatten() {

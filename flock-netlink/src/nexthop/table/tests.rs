@@ -3,7 +3,12 @@ use super::*;
 const BASE: u32 = *IDS.start();
 
 fn way(host: u8) -> Way {
-    Way { gateway: [192, 0, 2, host].into(), ifindex: host.into() }
+    Way { gateway: [0x2001, 0xdb8, 0, 0, 0, 0, 0, host.into()].into(), ifindex: host.into() }
+}
+
+/// The same of IPv4.
+fn way4(host: u8) -> Way {
+    Way { gateway: [192, 0, 2, host].into(), ..way(host) }
 }
 
 fn of_way(id: u32, protocol: u8, host: u8) -> Object {
@@ -138,4 +143,60 @@ fn one_way_serves_every_group_and_a_second_of_the_same_is_stale() {
 fn when_the_numbers_run_out_there_is_no_group() {
     let all = IDS.map(|id| of_way(id, 4, 1)).collect();
     assert_eq!(changes(all, &[]).group(None, &members(&[1])), None);
+}
+
+/// A group as it would be read back.
+fn written(group: &Group, ways: &[(u32, Way)]) -> Vec<Object> {
+    let ways = ways.iter().map(|(id, way)| Object { id: *id, protocol: 118, kind: Kind::Way(*way) });
+    ways.chain([of_group(group.id, 118, Form::RESILIENT, &group.entries)]).collect()
+}
+
+#[test]
+fn who_is_alone_in_a_group_of_ipv4_has_a_twin_for_as_long_as_it_stays() {
+    let member = |host| (way4(host), Weight::Full);
+    let mut objects = Vec::new();
+    let mut current = None;
+    let steps: [(&[u8], &[u16]); 6] = [
+        (&[2], &[255, 1]),
+        (&[2, 3], &[255, 1, 255]),
+        (&[1, 2, 3], &[255, 255, 1, 255]),
+        (&[1, 3], &[255, 255]),
+        (&[3], &[255, 1]),
+        (&[3, 4], &[255, 1, 255]),
+    ];
+    for (hosts, weights) in steps {
+        let mut changes = changes(std::mem::take(&mut objects), &[]);
+        let members: Vec<_> = hosts.iter().map(|host| member(*host)).collect();
+        let group = changes.group(current, &members).unwrap();
+        assert_eq!(group.entries.iter().map(|entry| entry.weight).collect::<Vec<_>>(), weights, "{hosts:?}");
+        assert!(current.is_none_or(|id| id == group.id));
+        current = Some(group.id);
+        let stale = changes.stale();
+        let known = changes.numbers.iter().flat_map(|(way, ids)| ids.iter().map(|id| (*id, *way)));
+        let left: Vec<(u32, Way)> = known.filter(|(id, _)| !stale.contains(id)).collect();
+        assert_eq!(left.len(), weights.len(), "{hosts:?}");
+        objects = written(&group, &left);
+        let read = Table::new(objects.clone()).members(group.id, Form::RESILIENT, ifname).unwrap();
+        assert_eq!(read.iter().len(), hosts.len());
+        assert!(read.iter().all(|member| member.weight == Weight::Full));
+    }
+}
+
+#[test]
+fn a_twin_that_is_missing_is_added_to_a_group_that_is_otherwise_right() {
+    let alone = |way: Way, form| {
+        let way = Object { id: BASE, protocol: 118, kind: Kind::Way(way) };
+        vec![way, of_group(BASE + 2, 118, form, &[entry(BASE, Weight::Full)])]
+    };
+    let mut lacking = changes(alone(way4(1), Form::RESILIENT), &[BASE + 2]);
+    let completed = lacking.completed(BASE + 2).unwrap();
+    assert_eq!((completed.id, completed.is_there, completed.entries.len()), (BASE + 2, true, 2));
+    assert_eq!((lacking.ways.as_slice(), lacking.stale()), ([(BASE + 1, way4(1))].as_slice(), vec![]));
+
+    let mut whole = changes(written(&completed, &[(BASE, way4(1)), (BASE + 1, way4(1))]), &[BASE + 2]);
+    assert_eq!((whole.completed(BASE + 2), whole.stale()), (None, vec![]));
+    let mut of_ipv6 = changes(alone(way(1), Form::RESILIENT), &[BASE + 2]);
+    assert_eq!((of_ipv6.completed(BASE + 2), of_ipv6.stale()), (None, vec![]));
+    let mut plain = Changes::new(Table::new(alone(way4(1), Form::Plain)), Form::Plain, [BASE + 2]);
+    assert_eq!((plain.completed(BASE + 2), plain.stale()), (None, vec![]));
 }
