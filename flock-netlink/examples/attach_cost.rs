@@ -1,34 +1,40 @@
-//! What an attach and a detach cost: `cargo run --release -p flock-netlink --example attach_cost [PODS]`, as
-//! root. Makes a node in a network namespace of its own and PODS (200) pods on it, one after another.
+//! What an attach and a detach cost: `cargo run --release -p flock-netlink --example attach_cost [PODS [SHARED]]`,
+//! as root. Makes a node in a network namespace of its own and PODS (200) pods on it, one after another. With
+//! SHARED (0), they share that many addresses among them.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement for people")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use flock_core::ids::AttachmentId;
 use flock_core::ipam::Addresses;
 use flock_core::ports::{LinkIdentity, Netlink, NetnsPath, PodLink};
+use flock_core::route::{Member, Members, NextHop, Route, RouteProtocol, RouteSet, Weight, host_prefix};
 use flock_netlink::KernelNetlink;
 use futures::future::join_all;
 use nix::sched::{CloneFlags, unshare};
 
 fn main() {
-    let pods = std::env::args().nth(1).map_or(200, |pods| pods.parse().unwrap());
+    let argument = |at| std::env::args().nth(at).map(|text| text.parse().unwrap());
+    let (pods, shared) = (argument(1).unwrap_or(200), argument(2).unwrap_or(0));
     std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(measure(pods));
+        runtime.block_on(measure(pods, shared));
     })
     .join()
     .unwrap();
 }
 
-async fn measure(pods: u16) {
+async fn measure(pods: u16, shared: u16) {
     let kernel = KernelNetlink::new().unwrap();
     kernel.prepare_node().await.unwrap();
-    let links: Vec<(PodLink, File)> = (1..=pods).map(pod).collect();
+    let links: Vec<(PodLink, File)> = (1..=pods).map(|number| pod(number, shared)).collect();
     let mut attaches = Vec::new();
     for (link, _) in &links {
         let start = Instant::now();
@@ -46,6 +52,7 @@ async fn measure(pods: u16) {
     let start = Instant::now();
     let listed = kernel.attachments().await.unwrap().len();
     println!("attachments    {listed} in {} us", start.elapsed().as_micros());
+    passes(&kernel, &links).await;
     let mut detaches = Vec::new();
     for (link, _) in &links {
         let start = Instant::now();
@@ -54,7 +61,7 @@ async fn measure(pods: u16) {
     }
     report("detach", detaches);
 
-    let burst: Vec<(PodLink, File)> = (pods + 1..=pods + 100).map(pod).collect();
+    let burst: Vec<(PodLink, File)> = (pods + 1..=pods + 100).map(|number| pod(number, 0)).collect();
     let start = Instant::now();
     for attached in join_all(burst.iter().map(|(link, _)| kernel.attach(link))).await {
         attached.unwrap();
@@ -67,8 +74,48 @@ async fn measure(pods: u16) {
     println!("and away again {} ms", start.elapsed().as_millis());
 }
 
+/// Passes over the routes: all groups are new, nothing has changed, one pod has left every group it was in.
+async fn passes(kernel: &KernelNetlink, links: &[(PodLink, File)]) {
+    let everybody = wanted(links.iter().map(|(link, _)| link), None);
+    let without_one = wanted(links.iter().map(|(link, _)| link), links.first().map(|(link, _)| link));
+    for (what, wanted) in [
+        ("first", &everybody),
+        ("unchanged", &everybody),
+        ("one left", &without_one),
+        ("one joined", &everybody),
+    ] {
+        let start = Instant::now();
+        let diff = kernel.sync_routes(&|_| wanted.clone()).await.unwrap();
+        println!("pass, {what:<10} {} written in {} us", diff.replace.len(), start.elapsed().as_micros());
+    }
+}
+
+fn wanted<'a>(links: impl Iterator<Item = &'a PodLink>, left: Option<&PodLink>) -> RouteSet {
+    let mut routes = Vec::new();
+    let mut groups: BTreeMap<IpAddr, Vec<Member>> = BTreeMap::new();
+    for link in links {
+        let ifname = link.identity.attachment.host_ifname();
+        routes.extend(link.addresses().map(|address| Route {
+            destination: host_prefix(address),
+            protocol: link.protocol_of(address),
+            next_hop: NextHop::Link(ifname.clone()),
+        }));
+        for address in link.anycast.iter().filter(|_| Some(link) != left) {
+            let gateway = link.identity.addresses.v6.unwrap().into();
+            let member = Member { gateway, link: ifname.clone(), weight: Weight::Full };
+            groups.entry(*address).or_default().push(member);
+        }
+    }
+    let group = |(address, members)| Route {
+        destination: host_prefix(address),
+        protocol: RouteProtocol::Announce,
+        next_hop: NextHop::Group(Members::new(members).unwrap()),
+    };
+    routes.into_iter().chain(groups.into_iter().map(group)).collect()
+}
+
 /// A pod with addresses of both families, and its namespace, held open.
-fn pod(number: u16) -> (PodLink, File) {
+fn pod(number: u16, shared: u16) -> (PodLink, File) {
     let netns = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         File::open("/proc/thread-self/ns/net").unwrap()
@@ -89,7 +136,10 @@ fn pod(number: u16) -> (PodLink, File) {
         netns: NetnsPath::parse(&format!("/proc/self/fd/{}", netns.as_raw_fd())).unwrap(),
         mtu: 1500,
         extra: Vec::new(),
-        anycast: Vec::new(),
+        anycast: (shared > 0)
+            .then(|| format!("2001:db8:a::{:x}", number % shared).parse().unwrap())
+            .into_iter()
+            .collect(),
         announced: BTreeSet::new(),
     };
     (link, netns)

@@ -64,9 +64,9 @@ impl Routes {
                 }
                 *self.0.spread.get_or_init(|| spread)
             }
-            // Whatever is in the way now is no reason to do without for good.
+            // Whatever is in the way now (`lo` that is down) is no reason to do without for good.
             Err(error) => {
-                tracing::warn!(%error, "the kernel does not say how it spreads flows");
+                tracing::debug!(%error, "the kernel does not say how it spreads flows");
                 Spread::Resilient
             }
         }
