@@ -103,16 +103,22 @@ pub(super) fn plan(
     let mend = kept.into_iter().filter_map(|group| changes.completed(group)).collect();
     let mut replace = Vec::with_capacity(diff.replace.len());
     for route in diff.replace {
+        let members = match &route.next_hop {
+            NextHop::Group(members) => ways(members, indexes),
+            NextHop::Unreachable | NextHop::Link(_) => Vec::new(),
+        };
         let how = match (&route.next_hop, spread.form()) {
             (NextHop::Unreachable, _) => Some(How::Unreachable),
             (NextHop::Link(link), _) => indexes.get(link).copied().map(How::Link),
-            (NextHop::Group(members), None) => Some(How::Multipath(ways(members, indexes))),
-            (NextHop::Group(members), Some(form)) => {
+            // All links have gone since they were seen, and the kernel has removed the route.
+            (NextHop::Group(_), _) if members.is_empty() => None,
+            (NextHop::Group(_), None) => Some(How::Multipath(members)),
+            (NextHop::Group(_), Some(form)) => {
                 let current = before.iter().find(|seen| seen.observed.destination == route.destination);
                 // Beside a twin it is not certain which of the two a packet takes.
                 let is_alone = remove.iter().all(|seen| seen.observed.destination != route.destination);
                 let group = current.and_then(|seen| seen.found.nexthop);
-                let group = changes.group(group, &ways(members, indexes)).ok_or_else(no_number)?;
+                let group = changes.group(group, &members).ok_or_else(no_number)?;
                 let leads_there = |seen: &Seen| {
                     seen.observed.protocol == route.protocol
                         && seen.found.nexthop == Some(group.id)
