@@ -22,10 +22,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::claims::Kind;
+use crate::family::Family;
 use crate::iid::Field;
 use crate::problem::Problem;
+
+mod list;
+mod suggest;
 
 /// What the keys of flock's annotations start with, followed by a `/`; also its API group.
 pub const PREFIX: &str = "flock.fritzlab.net";
@@ -59,26 +64,49 @@ impl PodIntent {
             let Some(name) = key.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('/')) else {
                 continue;
             };
-            match name {
-                "ipv6" => intent.ipv6 = boolean(key, value, &mut problems),
-                "ipv4" => intent.ipv4 = boolean(key, value, &mut problems),
-                _ if LATER.contains(&name) => problems.push(Problem::text(
-                    key,
-                    value,
-                    "is not supported by this version of flock",
-                    "remove the annotation",
-                )),
-                _ => problems.push(Problem::text(
-                    // A key is at most 317 bytes in Kubernetes, but not in a manifest.
-                    key.chars().take(120).collect::<String>(),
-                    value,
-                    "is not an annotation of flock",
-                    suggestion(name),
-                )),
-            }
+            intent.read(key, name, value, &mut problems);
+        }
+        for address in intent.anycast.iter().filter(|address| intent.addresses.contains(address)) {
+            problems.push(Problem::text(
+                format!("{PREFIX}/{}", Kind::Anycast),
+                &address.to_string(),
+                format!("is also in {PREFIX}/{}", Kind::Addresses),
+                "keep it where it belongs: shared by several pods, or this pod's own",
+            ));
         }
         if problems.is_empty() { Ok(intent) } else { Err(AnnotationError(problems)) }
     }
+
+    fn read(&mut self, key: &str, name: &str, value: &str, problems: &mut Vec<Problem>) {
+        match name {
+            "ipv6" => self.ipv6 = boolean(key, value, problems),
+            "ipv4" => self.ipv4 = boolean(key, value, problems),
+            "cidr6" => {
+                let nets = list::prefixes(key, value, Family::V6, problems).into_iter();
+                self.cidr6 =
+                    nets.filter_map(|net| if let IpNet::V6(net) = net { Some(net) } else { None }).collect();
+            }
+            "cidr4" => {
+                let nets = list::prefixes(key, value, Family::V4, problems).into_iter();
+                self.cidr4 =
+                    nets.filter_map(|net| if let IpNet::V4(net) = net { Some(net) } else { None }).collect();
+            }
+            "ip-algo" => self.ip_algo = list::fields(key, value, problems),
+            "anycast" => self.anycast = list::addresses(key, value, problems),
+            "addresses" => self.addresses = list::addresses(key, value, problems),
+            _ => problems.push(Problem::text(
+                shown(key),
+                value,
+                "is not an annotation of flock",
+                suggest::suggestion(name),
+            )),
+        }
+    }
+}
+
+/// A key that is not one of ours. It is at most 317 plain bytes in Kubernetes, but not in a manifest.
+fn shown(key: &str) -> String {
+    key.chars().take(120).flat_map(char::escape_debug).collect()
 }
 
 /// Every problem of a pod's annotations, in the order of their keys; at least one.
@@ -93,12 +121,8 @@ impl AnnotationError {
     }
 }
 
-/// Keys that have a meaning.
-const KNOWN: [&str; 2] = ["ipv6", "ipv4"];
-
-/// Keys that get their meaning in a later version: ignoring them would give a pod other addresses than
-/// it asks for.
-const LATER: [&str; 5] = ["cidr6", "cidr4", "ip-algo", "anycast", "addresses"];
+/// Every key, without its prefix.
+const KEYS: [&str; 7] = ["ipv6", "ipv4", "cidr6", "cidr4", "ip-algo", "anycast", "addresses"];
 
 fn boolean(key: &str, value: &str, problems: &mut Vec<Problem>) -> Option<bool> {
     let word = value.trim().to_ascii_lowercase();
@@ -111,73 +135,4 @@ fn boolean(key: &str, value: &str, problems: &mut Vec<Problem>) -> Option<bool> 
     };
     problems.push(Problem::text(key, value, "is neither true nor false", fix));
     None
-}
-
-/// What may have been meant by an unknown key.
-fn suggestion(name: &str) -> String {
-    /// Edits a typo is worth; more is another word.
-    const CLOSE: usize = 2;
-    let lower = name.to_ascii_lowercase();
-    let distances = KNOWN.into_iter().chain(LATER).map(|known| (edits(known, &lower), known));
-    // A word of two letters is two edits away from too much.
-    let close = |(distance, _): &(usize, &str)| *distance <= CLOSE && *distance < name.chars().count();
-    let candidates: Vec<_> = distances.filter(close).collect();
-    let Some(nearest) = candidates.iter().map(|(distance, _)| *distance).min() else {
-        return format!("remove it, or use one of {}", KNOWN.join(", "));
-    };
-    let meant: Vec<String> = candidates
-        .into_iter()
-        .filter(|(distance, _)| *distance == nearest)
-        .map(|(_, known)| format!("{PREFIX}/{known}"))
-        .collect();
-    format!("use {}", meant.join(" or "))
-}
-
-/// Fewest characters inserted, deleted, replaced or swapped with their neighbour that make one word the
-/// other (optimal string alignment). Words of very different length are as far apart as they are long.
-fn edits(known: &str, other: &str) -> usize {
-    let a: Vec<char> = known.chars().collect();
-    let b: Vec<char> = other.chars().take(4 * a.len()).collect();
-    // Three rows of the classic table: before the previous, the previous, the current.
-    let mut before: Vec<usize> = Vec::new();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.iter().enumerate() {
-        let mut next = vec![i + 1];
-        for (j, cb) in b.iter().enumerate() {
-            let at = |row: &[usize], column: usize| row.get(column).copied().unwrap_or(usize::MAX / 2);
-            let mut cost =
-                (at(&row, j) + usize::from(ca != cb)).min(at(&row, j + 1) + 1).min(at(&next, j) + 1);
-            let swapped = i > 0 && j > 0 && a.get(i - 1) == Some(cb) && b.get(j - 1) == Some(ca);
-            if swapped {
-                cost = cost.min(at(&before, j - 1) + 1);
-            }
-            next.push(cost);
-        }
-        before = std::mem::replace(&mut row, next);
-    }
-    row.last().copied().unwrap_or(a.len())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn edits_counts_what_a_typist_does() {
-        let table = [
-            ("ipv4", "ipv4", 0),
-            ("ipv4", "ivp4", 1),
-            ("ipv4", "ip4", 1),
-            ("ipv4", "ipv44", 1),
-            ("ipv4", "ipx4", 1),
-            ("anycast", "anycats", 1),
-            ("anycast", "ancyats", 2),
-            ("addresses", "address", 2),
-            ("ipv4", "", 4),
-            ("ipv6", "\u{1f426}\u{1f426}", 4),
-        ];
-        for (a, b, expected) in table {
-            assert_eq!(edits(a, b), expected, "{a} {b}");
-        }
-    }
 }

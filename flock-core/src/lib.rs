@@ -13,6 +13,7 @@ pub mod iid;
 pub mod ipam;
 pub mod pod_plan;
 pub mod ports;
+mod prefix;
 pub mod problem;
 pub mod route;
 pub mod selector;

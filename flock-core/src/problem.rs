@@ -25,6 +25,9 @@ impl Problem {
     /// Longest part of a refused text that is repeated, in characters: the message is for a person.
     const SHOWN: usize = 80;
 
+    /// Most problems in one line.
+    const JOINED: usize = 50;
+
     /// A problem with a value that prints itself (a number, a list).
     pub fn new(
         field: impl Into<String>,
@@ -53,9 +56,14 @@ impl Problem {
         }
     }
 
-    /// Several problems in one line.
+    /// Several problems in one line. Of very many the rest is counted: a person mends some at a time.
     pub fn join(problems: &[Self]) -> String {
-        problems.iter().map(Self::to_string).collect::<Vec<_>>().join("; ")
+        let mut shown: Vec<String> = problems.iter().take(Self::JOINED).map(Self::to_string).collect();
+        match problems.len().saturating_sub(Self::JOINED) {
+            0 => {}
+            more => shown.push(format!("and {more} more")),
+        }
+        shown.join("; ")
     }
 }
 
@@ -83,5 +91,7 @@ mod tests {
             Problem::join(&[problem("a"), problem("b")]),
             "a 1 is odd: make it even; b 1 is odd: make it even"
         );
+        let many = Problem::join(&vec![problem("a"); 1000]);
+        assert_eq!((many.matches("a 1").count(), many.ends_with("; and 950 more")), (50, true));
     }
 }

@@ -1,10 +1,9 @@
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 use super::ClaimSpec;
 use crate::claims::{Claim, Kind};
 use crate::family::Family;
+use crate::prefix;
 use crate::problem::Problem;
 use crate::selector::LabelSelector;
 use crate::special::special_ranges;
@@ -51,17 +50,7 @@ fn cidrs(texts: &[String], field: &str, problems: &mut Vec<Problem>) -> Vec<IpNe
 }
 
 fn cidr(text: &str) -> Result<IpNet, (String, String)> {
-    let Ok(net) = text.parse::<IpNet>() else {
-        return Err(if let Ok(address) = text.parse::<IpAddr>() {
-            ("has no prefix length".to_owned(), format!("write {}", IpNet::from(address)))
-        } else {
-            let fix = "write ADDRESS/LENGTH, as in 2001:db8:a::/64 or 192.0.2.0/26";
-            ("is not a prefix".to_owned(), fix.to_owned())
-        });
-    };
-    if net != net.trunc() {
-        return Err(("has host bits set".to_owned(), format!("write {}", net.trunc())));
-    }
+    let net = prefix::read(text, "2001:db8:a::/64 or 192.0.2.0/26")?;
     // A prefix around such a range is fine: no pod can ask for an address of the range.
     let special = special_ranges(Family::of(net.addr())).find(|(_, range)| range.contains(&net));
     match special {

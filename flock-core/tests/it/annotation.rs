@@ -48,15 +48,6 @@ fn refusals_say_key_value_reason_and_fix() {
         ("ipv6", "t", r#""t" is neither true nor false: write "true" or "false""#),
         ("ipv6", "truefalse", r#""truefalse" is neither true nor false: write "true" or "false""#),
         ("ipv6", "tr ue", r#""tr ue" is neither true nor false: write "true" or "false""#),
-        (
-            "cidr6",
-            "2001:db8::/64",
-            r#""2001:db8::/64" is not supported by this version of flock: remove the annotation"#,
-        ),
-        ("cidr4", "", r#""" is not supported by this version of flock: remove the annotation"#),
-        ("ip-algo", "pod", r#""pod" is not supported by this version of flock: remove the annotation"#),
-        ("anycast", "::", r#""::" is not supported by this version of flock: remove the annotation"#),
-        ("addresses", "::", r#""::" is not supported by this version of flock: remove the annotation"#),
         ("anycats", "::", r#""::" is not an annotation of flock: use flock.fritzlab.net/anycast"#),
         ("address", "::", r#""::" is not an annotation of flock: use flock.fritzlab.net/addresses"#),
         ("ip_algo", "pod", r#""pod" is not an annotation of flock: use flock.fritzlab.net/ip-algo"#),
@@ -72,9 +63,21 @@ fn refusals_say_key_value_reason_and_fix() {
             "x",
             r#""x" is not an annotation of flock: use flock.fritzlab.net/cidr6 or flock.fritzlab.net/cidr4"#,
         ),
-        ("", "x", r#""x" is not an annotation of flock: remove it, or use one of ipv6, ipv4"#),
-        ("ip", "x", r#""x" is not an annotation of flock: remove it, or use one of ipv6, ipv4"#),
-        ("bandwidth", "x", r#""x" is not an annotation of flock: remove it, or use one of ipv6, ipv4"#),
+        (
+            "",
+            "x",
+            r#""x" is not an annotation of flock: remove it, or use one of ipv6, ipv4, cidr6, cidr4, ip-algo, anycast, addresses"#,
+        ),
+        (
+            "ip",
+            "x",
+            r#""x" is not an annotation of flock: remove it, or use one of ipv6, ipv4, cidr6, cidr4, ip-algo, anycast, addresses"#,
+        ),
+        (
+            "bandwidth",
+            "x",
+            r#""x" is not an annotation of flock: remove it, or use one of ipv6, ipv4, cidr6, cidr4, ip-algo, anycast, addresses"#,
+        ),
         ("ipv6/", "true", r#""true" is not an annotation of flock: use flock.fritzlab.net/ipv6"#),
     ];
     for (name, value, expected) in table {
@@ -89,7 +92,7 @@ fn every_problem_is_reported_at_once() {
     let pairs = [
         ("flock.fritzlab.net/ipv4", "nope"),
         ("flock.fritzlab.net/ipv6", "true"),
-        ("flock.fritzlab.net/anycast", "192.0.2.1"),
+        ("flock.fritzlab.net/anycast", "192.0.2.1/24"),
         ("flock.fritzlab.net/colour", "blue"),
     ];
     let refused = PodIntent::parse(&annotations(&pairs)).unwrap_err();
