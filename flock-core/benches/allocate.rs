@@ -23,6 +23,7 @@ fn request(number: u32) -> Request {
         v6: Want::No,
         v4: Want::No,
         given: vec![],
+        anycast: vec![],
         embed: None,
     }
 }

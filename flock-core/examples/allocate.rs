@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             v6: Want::Any,
             v4: if second == 0 { Want::Within(vec!["192.0.2.4/32".parse()?]) } else { Want::Any },
             given: vec![],
+            anycast: vec![],
             embed: None,
         };
         match ipam.allocate(&request, Timestamp::from_millis(1000 * second), 0x5eed + second) {

@@ -89,6 +89,7 @@ mod tests {
                 v4: Some("192.0.2.5".parse().unwrap()),
             },
             extra: vec![],
+            anycast: vec![],
             phase,
         }
     }

@@ -23,6 +23,7 @@
 //!     v6: Want::Any,
 //!     v4: Want::Any,
 //!     given: vec![],
+//!     anycast: vec![],
 //!     embed: None,
 //! };
 //! let (now, entropy) = (Timestamp::from_millis(0), 42);
@@ -118,6 +119,8 @@ pub struct Request {
     /// Addresses the pod brings along (annotation `addresses`). The first of each family is the one of that
     /// family, and nothing is chosen for it; the others are extra.
     pub given: Vec<IpAddr>,
+    /// Addresses it shares with other pods (annotation `anycast`).
+    pub anycast: Vec<IpAddr>,
     /// What a chosen IPv6 address is to carry (annotation `ip-algo`).
     pub embed: Option<Embedding>,
 }
@@ -153,12 +156,15 @@ pub struct Allocation {
     /// Further addresses the pod brought along, in its order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra: Vec<IpAddr>,
+    /// Addresses it shares with other pods, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anycast: Vec<IpAddr>,
     /// How far it has got.
     pub phase: Phase,
 }
 
 impl Allocation {
-    /// Every address held: those of the CNI result, then the extra ones.
+    /// Every address it has to itself: those of the CNI result, then the extra ones.
     pub fn held(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().chain(self.extra.iter().copied())
     }

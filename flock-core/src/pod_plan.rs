@@ -79,9 +79,6 @@ pub fn pod_plan(
         let granted = |address| grant(&node.claims, around, &asker, kind, address);
         refusals.extend(addresses.iter().filter_map(|address| granted(*address).err()).map(Refusal::from));
     }
-    if let Some(address) = intent.anycast.first() {
-        refusals.push(Refusal::NoAnycast { address: *address });
-    }
     let brings = |family| intent.addresses.iter().any(|address| Family::of(*address) == family);
     let ipv6 = families.is_some_and(|families| families.ipv6) && !brings(Family::V6);
     let ipv4 = families.is_some_and(|families| families.ipv4) && !brings(Family::V4);
@@ -170,14 +167,6 @@ pub enum Refusal {
         /// The pod.
         pod: PodKey,
     },
-    /// Anycast addresses are not bound and announced yet.
-    #[error(
-        "{PREFIX}/anycast \"{address}\" is not supported by this version of flock: remove the annotation"
-    )]
-    NoAnycast {
-        /// The first one.
-        address: IpAddr,
-    },
 }
 
 impl Refusal {
@@ -186,7 +175,7 @@ impl Refusal {
         match self {
             Self::NoImage { .. } => Retry::Later,
             Self::Claim(error) => error.retry(),
-            Self::Family(_) | Self::Embedding(_) | Self::NoIdentity | Self::NoAnycast { .. } => Retry::Never,
+            Self::Family(_) | Self::Embedding(_) | Self::NoIdentity => Retry::Never,
         }
     }
 
@@ -196,7 +185,6 @@ impl Refusal {
             Self::Family(_) => "family",
             Self::Claim(error) => error.label(),
             Self::Embedding(_) | Self::NoIdentity | Self::NoImage { .. } => "embedding",
-            Self::NoAnycast { .. } => "anycast",
         }
     }
 }

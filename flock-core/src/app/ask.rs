@@ -40,6 +40,7 @@ impl Node {
             v6: plan.v6,
             v4: plan.v4,
             given: plan.given,
+            anycast: plan.anycast,
             embed: plan.embed,
         })
     }
@@ -91,6 +92,7 @@ fn is_owners(error: &AttachError) -> bool {
                 | IpamError::Reserved { .. }
                 | IpamError::Unusable { .. }
                 | IpamError::Held { .. }
+                | IpamError::Anycast { .. }
                 | IpamError::Embedding(_)
         ),
         _ => false,

@@ -92,6 +92,7 @@ fn take_over(
             netns: None,
             addresses: identity.addresses,
             extra: carried(link).filter(|address| !identity.addresses.contains(*address)).collect(),
+            anycast: Vec::new(),
             phase: Phase::Committed,
         };
         match ipam.adopt(allocation) {

@@ -66,6 +66,7 @@ impl Ipam {
         }
         self.expire(now);
         let (mut addresses, extra) = self.given(&request.given)?;
+        let anycast = self.anycast(&request.anycast, &addresses, &extra)?;
         let mut entropy = SplitMix64::new(entropy);
         if addresses.v6.is_none()
             && let Some(mut targets) = targets(Family::V6, &request.v6, self.v6.pools())?
@@ -93,6 +94,7 @@ impl Ipam {
             netns: request.netns.clone(),
             addresses,
             extra,
+            anycast,
             phase: Phase::Pending,
         };
         self.record(allocation.clone());
@@ -121,6 +123,12 @@ impl Ipam {
         for address in allocation.held() {
             self.space_mut(address).cool(number(address), now);
         }
+        for address in &allocation.anycast {
+            let space = self.space_mut(*address);
+            if space.unshare(number(*address)) {
+                space.cool(number(*address), now);
+            }
+        }
         self.generation += 1;
         Some(allocation)
     }
@@ -138,13 +146,20 @@ impl Ipam {
                 return Err(IpamError::Conflict { address, holder, claimant });
             }
         }
+        if let Some((address, holder)) = self.mixed_up(&allocation) {
+            let (holder, claimant) = (Box::new(holder.into()), Box::new((&allocation).into()));
+            return Err(IpamError::Conflict { address, holder, claimant });
+        }
         let earlier = self.allocations.get(&allocation.attachment);
         if earlier == Some(&allocation) {
             return Ok(());
         }
-        let no_longer: Vec<IpAddr> = earlier.into_iter().flat_map(Allocation::held).collect();
-        for address in no_longer {
+        let earlier = earlier.cloned();
+        for address in earlier.iter().flat_map(Allocation::held) {
             self.space_mut(address).clear(number(address));
+        }
+        for address in earlier.iter().flat_map(|earlier| &earlier.anycast) {
+            self.space_mut(*address).unshare(number(*address));
         }
         self.record(allocation);
         Ok(())
@@ -189,13 +204,51 @@ impl Ipam {
         Ok((addresses, extra))
     }
 
-    /// Why a pod cannot have this very address.
+    /// The anycast addresses of a pod, none twice. That other pods have them too is the point of them; that
+    /// one has it to itself, this one included, is not. Changes nothing.
+    fn anycast(
+        &self,
+        asked: &[IpAddr],
+        addresses: &Addresses,
+        extra: &[IpAddr],
+    ) -> Result<Vec<IpAddr>, IpamError> {
+        let mut anycast = Vec::new();
+        for address in asked {
+            let pool = self.space(*address).pools().iter().find(|pool| pool.contains(number(*address)));
+            match self.refusal(*address, pool) {
+                None | Some(IpamError::Anycast { .. }) => {}
+                Some(refusal) => return Err(refusal),
+            }
+            let own = addresses.contains(*address) || extra.contains(address);
+            if !own && !anycast.contains(address) {
+                anycast.push(*address);
+            }
+        }
+        Ok(anycast)
+    }
+
+    /// An address that one attachment would have to itself and another one shares, and the other one.
+    fn mixed_up(&self, allocation: &Allocation) -> Option<(IpAddr, &Allocation)> {
+        let others = || self.allocations.values().filter(|it| it.attachment != allocation.attachment);
+        let shared = allocation.held().filter(|address| self.space(*address).is_shared(number(*address)));
+        let shared =
+            shared.filter_map(|address| Some((address, others().find(|it| it.anycast.contains(&address))?)));
+        let held = allocation.anycast.iter().filter_map(|address| Some((*address, self.holder(*address)?)));
+        let held = held.filter(|(_, holder)| holder.attachment != allocation.attachment);
+        shared.chain(held).next()
+    }
+
+    /// Why a pod cannot have this very address to itself.
     fn refusal(&self, address: IpAddr, pool: Option<&Block>) -> Option<IpamError> {
         if let Some(reserved) = pool.and_then(|pool| pool.reserved(number(address))) {
             return Some(IpamError::Reserved { address, why: reserved.why });
         }
         if self.space(address).is_node_address(number(address)) {
             return Some(IpamError::Reserved { address, why: "is an address of this node" });
+        }
+        if self.space(address).is_shared(number(address)) {
+            let holder = self.allocations.values().find(|it| it.anycast.contains(&address))?;
+            return Some(IpamError::Anycast { address, holder: holder.into() });
         }
         self.holder(address).map(|holder| IpamError::Held { address, holder: holder.into() })
     }
@@ -230,6 +283,9 @@ impl Ipam {
     fn record(&mut self, allocation: Allocation) {
         for address in allocation.held() {
             self.space_mut(address).hold(number(address), &allocation.attachment);
+        }
+        for address in &allocation.anycast {
+            self.space_mut(*address).share(number(*address));
         }
         self.allocations.insert(allocation.attachment.clone(), allocation);
         self.generation += 1;

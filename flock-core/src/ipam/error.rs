@@ -64,6 +64,14 @@ pub enum IpamError {
         /// Who has it.
         holder: Holder,
     },
+    /// The one address asked for is an anycast address that others share.
+    #[error("address {address} is an anycast address of {holder}")]
+    Anycast {
+        /// The address.
+        address: IpAddr,
+        /// One of those who have it.
+        holder: Holder,
+    },
     /// Two attachments claim one address.
     #[error("address {address} of {claimant} is held by {holder}")]
     Conflict {
@@ -95,7 +103,9 @@ impl IpamError {
     /// When to try again.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Exhausted { .. } | Self::Held { .. } | Self::Conflict { .. } => Retry::Later,
+            Self::Exhausted { .. } | Self::Held { .. } | Self::Anycast { .. } | Self::Conflict { .. } => {
+                Retry::Later
+            }
             Self::Unusable { .. }
             | Self::NoPool { .. }
             | Self::NoMatch { .. }
@@ -115,6 +125,7 @@ impl IpamError {
             Self::NoMatch { .. } => "no_pool_matches",
             Self::Reserved { .. } => "address_reserved",
             Self::Held { .. } => "address_held",
+            Self::Anycast { .. } => "address_shared",
             Self::Conflict { .. } => "address_conflict",
             Self::Embedding(_) => "no_room_to_embed",
             Self::NoFamily { .. } => "no_family",

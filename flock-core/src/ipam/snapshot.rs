@@ -90,6 +90,9 @@ impl Ipam {
                 return Err(bad(format!("address {address} is cooling down and held by {attachment}")));
             }
             let space = ipam.space_mut(address);
+            if space.is_shared(number(address)) {
+                return Err(bad(format!("address {address} is cooling down and shared")));
+            }
             if space.is_cooling(number(address)) {
                 return Err(bad(format!("address {address} is cooling down twice")));
             }

@@ -16,7 +16,7 @@ const SMALL: u8 = 16;
 
 /// The addresses of one family: who holds them, which are cooling, which the node itself has.
 ///
-/// Held and cooling addresses are in `taken` as well, so that the search for a free one looks in one
+/// Held, shared and cooling addresses are in `taken` as well, so that the search for a free one looks in one
 /// place. Reserved addresses are in no set: they are a rule of the pool.
 #[derive(Debug, Clone)]
 pub(super) struct Space {
@@ -24,6 +24,8 @@ pub(super) struct Space {
     pools: Vec<Block>,
     node: BTreeSet<u128>,
     holders: BTreeMap<u128, AttachmentId>,
+    /// Anycast addresses, and how many pods have each.
+    shared: BTreeMap<u128, usize>,
     cooling: BTreeMap<u128, Timestamp>,
     by_age: BTreeSet<(Timestamp, u128)>,
     taken: RangeSet,
@@ -36,6 +38,7 @@ impl Space {
             pools: Vec::new(),
             node: BTreeSet::new(),
             holders: BTreeMap::new(),
+            shared: BTreeMap::new(),
             cooling: BTreeMap::new(),
             by_age: BTreeSet::new(),
             taken: RangeSet::default(),
@@ -68,6 +71,29 @@ impl Space {
         self.wake(number);
         self.taken.insert(number);
         self.holders.insert(number, attachment.clone());
+    }
+
+    /// One more pod has this anycast address.
+    pub(super) fn share(&mut self, number: u128) {
+        self.wake(number);
+        self.taken.insert(number);
+        *self.shared.entry(number).or_default() += 1;
+    }
+
+    /// One pod less has it; without the last one nobody has. True then.
+    pub(super) fn unshare(&mut self, number: u128) -> bool {
+        let Some(count) = self.shared.get_mut(&number) else { return false };
+        *count -= 1;
+        if *count > 0 {
+            return false;
+        }
+        self.shared.remove(&number);
+        self.taken.remove(number);
+        true
+    }
+
+    pub(super) fn is_shared(&self, number: u128) -> bool {
+        self.shared.contains_key(&number)
     }
 
     /// Takes an address away from its holder, to cool down from `since` on.
@@ -150,8 +176,10 @@ impl Space {
         lowest(first, last, |number| self.barred_until(target, number)).is_some()
     }
 
+    /// Addresses of a block that pods have, on their own or shared.
     pub(super) fn held_in(&self, block: &Block) -> u64 {
-        count(self.holders.range(block.first..=block.last).count())
+        let shared = self.shared.range(block.first..=block.last).count();
+        count(self.holders.range(block.first..=block.last).count() + shared)
     }
 
     pub(super) fn cooling_in(&self, block: &Block) -> u64 {

@@ -31,6 +31,7 @@ fn request(name: &str, v6: Want<Ipv6Net>, v4: Want<Ipv4Net>) -> Request {
         v6,
         v4,
         given: vec![],
+        anycast: vec![],
         embed: None,
     }
 }
@@ -70,6 +71,7 @@ fn allocation(name: &str, addresses: &[&str]) -> Allocation {
         netns: None,
         addresses: held,
         extra: vec![],
+        anycast: vec![],
         phase: Phase::Committed,
     }
 }

@@ -338,7 +338,17 @@ fn reload(ipam: &Ipam) -> Ipam {
 
 fn request(who: u8, asked: Asked) -> Request {
     let Asked { v6, v4, given, embed } = asked;
-    Request { attachment: attachment(who), pod: None, uid: None, netns: None, v6, v4, given, embed }
+    Request {
+        attachment: attachment(who),
+        pod: None,
+        uid: None,
+        netns: None,
+        v6,
+        v4,
+        given,
+        anycast: vec![],
+        embed,
+    }
 }
 
 fn adopted(who: u8, addresses: Addresses, extra: Vec<IpAddr>) -> Allocation {
@@ -349,6 +359,7 @@ fn adopted(who: u8, addresses: Addresses, extra: Vec<IpAddr>) -> Allocation {
         netns: None,
         addresses,
         extra,
+        anycast: vec![],
         phase: Phase::Committed,
     }
 }

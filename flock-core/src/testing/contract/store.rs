@@ -56,6 +56,7 @@ pub fn snapshot_of(generation: u64, allocations: u32) -> Snapshot {
             v4: (index % 4 != 2).then(|| (0xc000_0200_u32 + index).into()),
         },
         extra: (0..index % 5 / 3).map(|_| (0xc633_6400_u32 + index).into()).map(IpAddr::V4).collect(),
+        anycast: (0..index % 7 / 5).map(|_| "2001:db8:a::53".parse().unwrap()).collect(),
         phase: if index.is_multiple_of(2) { Phase::Committed } else { Phase::Pending },
     };
     Snapshot {
