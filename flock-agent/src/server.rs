@@ -12,6 +12,7 @@ use std::time::Duration;
 use flock_cni::error::code;
 use flock_cni::wire::{self as cni, Call, Failure, MAX_REQUEST, Outcome, PROTOCOL_VERSION, Reply, Response};
 use flock_core::app::Node;
+use flock_core::ids::PodKey;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, UCred};
@@ -199,14 +200,27 @@ async fn handle(node: &Node, call: Call, answer: Answer) {
             let ready = node.readiness().map_err(|reason| wire::failure(code::NOT_READY, reason));
             answer.done(ready).await;
         }
-        Call::Report => {
-            let report = node.report(clock::now()).await;
-            let outcome = match serde_json::to_value(report) {
-                Ok(report) => Outcome::Ok(Reply::Report { report }),
-                Err(error) => Outcome::Error(wire::failure(code::INTERNAL, error.to_string())),
-            };
-            answer.send(outcome).await;
-        }
+        Call::Report => answer.send(document(&node.report(clock::now()).await)).await,
+        Call::Explain(pod) => answer.send(explain(node, &pod)).await,
+    }
+}
+
+/// An answer that is a document of its own.
+fn document(report: &impl serde::Serialize) -> Outcome {
+    match serde_json::to_value(report) {
+        Ok(report) => Outcome::Ok(Reply::Report { report }),
+        Err(error) => Outcome::Error(wire::failure(code::INTERNAL, error.to_string())),
+    }
+}
+
+fn explain(node: &Node, pod: &cni::Pod) -> Outcome {
+    let unknown = || {
+        let msg = format!("node {} knows no pod {}/{}", node.name(), pod.namespace, pod.name);
+        wire::failure(code::UNKNOWN_CONTAINER, msg)
+    };
+    match PodKey::new(&pod.namespace, &pod.name) {
+        Ok(key) => node.explain(&key).map_or_else(|| Outcome::Error(unknown()), |told| document(&told)),
+        Err(error) => Outcome::Error(wire::failure(code::INVALID_ENVIRONMENT, error.to_string())),
     }
 }
 

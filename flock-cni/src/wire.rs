@@ -51,6 +51,8 @@ pub enum Call {
     Status,
     /// What the agent knows, for `flock-agent status`; answered with [`Reply::Report`].
     Report,
+    /// What was decided for a pod, for `flock-agent explain`; answered with [`Reply::Report`].
+    Explain(Pod),
 }
 
 /// Which interface of which container.
@@ -153,7 +155,7 @@ pub enum Reply {
     Added(Added),
     /// What the agent knows: a JSON document of its own.
     Report {
-        /// The document `flock-agent status -o json` prints.
+        /// The document `flock-agent status -o json` or `explain -o json` prints.
         report: serde_json::Value,
     },
 }

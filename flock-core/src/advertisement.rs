@@ -4,18 +4,23 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::anycast::Shared;
 use crate::config::NodeConfig;
-use crate::ipam::{Allocation, Phase};
+use crate::eligibility::eligibility;
+use crate::ipam::Allocation;
 use crate::ports::ClusterView;
 use crate::route::{NextHop, Route, RouteProtocol, RouteSet, aggregate, host_prefix, in_pools};
 
-/// Every route the node should have: the aggregate of each pool, and a host route for each address held.
+/// Every route the node should have: the aggregate of each pool, a host route for each address a pod has to
+/// itself, a group for each anycast address.
 ///
 /// An address inside a pool is covered by the aggregate, so its host route stays quiet. One outside every
-/// pool (the pools were changed under a running pod) is announced on its own while its pod is eligible.
+/// pool (the pod brought it, or the pools were changed under a running pod) is announced on its own while its
+/// pod is eligible. An anycast address is announced on its own wherever it lies: other nodes have it too.
 pub fn desired_routes<'a>(
     config: &NodeConfig,
     allocations: impl IntoIterator<Item = &'a Allocation>,
+    shared: &[Shared],
     view: &ClusterView,
 ) -> RouteSet {
     let pools =
@@ -30,10 +35,11 @@ pub fn desired_routes<'a>(
             });
         }
     }
+    shared.iter().filter_map(Shared::route).for_each(|route| routes.insert(route));
     routes
 }
 
-/// Whether the host route of one address of an allocation is announced.
+/// Whether the host route of one address that a pod has to itself is announced.
 pub fn host_route_protocol(
     address: IpAddr,
     allocation: &Allocation,
@@ -41,20 +47,11 @@ pub fn host_route_protocol(
     view: &ClusterView,
 ) -> RouteProtocol {
     let covered = in_pools(address, &config.cidr6, &config.cidr4);
-    if !covered && allocation.phase == Phase::Committed && is_eligible(allocation, view) {
+    if !covered && eligibility(allocation, view).is_ok() {
         RouteProtocol::Announce
     } else {
         RouteProtocol::Quiet
     }
-}
-
-/// The pod behind the allocation exists, is the same one (UIDs decide), Ready and not terminating. Where the
-/// runtime named no pod there is nobody to ask, and the attachment itself is the life of the address.
-fn is_eligible(allocation: &Allocation, view: &ClusterView) -> bool {
-    let Some(key) = &allocation.pod else {
-        return true;
-    };
-    view.pods.get(key).is_some_and(|pod| pod.is(allocation.uid.as_ref()) && pod.eligible())
 }
 
 #[cfg(test)]
@@ -65,7 +62,7 @@ mod tests {
     use super::*;
     use crate::config::{BgpSpec, NodeConfigSpec};
     use crate::ids::AttachmentId;
-    use crate::ipam::Addresses;
+    use crate::ipam::{Addresses, Phase};
     use crate::testing::pod_view;
 
     fn config(cidr6: &str, cidr4: &str) -> NodeConfig {
@@ -95,7 +92,7 @@ mod tests {
     }
 
     fn announced(config: &NodeConfig, allocation: &Allocation, view: &ClusterView) -> BTreeSet<String> {
-        desired_routes(config, [allocation], view)
+        desired_routes(config, [allocation], &[], view)
             .iter()
             .filter(|route| route.protocol == RouteProtocol::Announce)
             .map(|route| route.destination.to_string())

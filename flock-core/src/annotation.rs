@@ -61,9 +61,7 @@ impl PodIntent {
         let mut intent = Self::default();
         let mut problems = Vec::new();
         for (key, value) in annotations {
-            let Some(name) = key.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('/')) else {
-                continue;
-            };
+            let Some(name) = name(key) else { continue };
             intent.read(key, name, value, &mut problems);
         }
         for address in intent.anycast.iter().filter(|address| intent.addresses.contains(address)) {
@@ -102,6 +100,16 @@ impl PodIntent {
             )),
         }
     }
+}
+
+/// Whether a key is one of flock's, known or not.
+pub fn is_ours(key: &str) -> bool {
+    name(key).is_some()
+}
+
+/// What stands behind the prefix; `None` for somebody else's key.
+fn name(key: &str) -> Option<&str> {
+    key.strip_prefix(PREFIX)?.strip_prefix('/')
 }
 
 /// A key that is not one of ours. It is at most 317 plain bytes in Kubernetes, but not in a manifest.

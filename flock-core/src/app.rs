@@ -10,12 +10,14 @@
 //! The state (allocations, the configuration in force) sits behind one mutex that is held for
 //! computation only, never over an await.
 
+mod advertised;
 mod ask;
 mod attach;
 mod check;
 mod detach;
 mod drift;
 mod error;
+mod explain;
 mod gc;
 mod lock;
 mod reconcile;
@@ -23,18 +25,22 @@ mod rollback;
 mod start;
 mod status;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+pub use advertised::{Advertised, Standing, Standpoint};
 pub use attach::{AttachRequest, Attached};
 pub use check::CheckRequest;
 pub use drift::drift;
 pub use error::{AttachError, CheckError, DetachError, GcError, StartError};
+pub use explain::{AddressExplanation, Explanation, PodObject};
 pub use lock::AttachmentGuard;
 pub use reconcile::{Configured, RoutesSynced};
 pub use status::{AllocationReport, Report};
 
+use crate::anycast::{Shared, Skipped};
 use crate::config::NodeConfig;
 use crate::ids::NodeName;
 use crate::ipam::Ipam;
@@ -87,6 +93,10 @@ struct State {
     /// Why the configuration that is written is not the one in force.
     refused: Option<String>,
     facts: NodeFacts,
+    /// Who stands behind which anycast address, as last decided.
+    shared: Vec<Shared>,
+    /// Of those, who can never serve it; their owners have been told.
+    skipped: BTreeSet<Skipped>,
     /// What the routing daemon said to the configuration in force; `None` before it was first asked.
     routing: Option<Result<(), String>>,
 }

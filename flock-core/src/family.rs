@@ -3,15 +3,19 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::annotation::{PREFIX, PodIntent};
 use crate::config::NodeConfig;
 
 /// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Family {
     /// IPv6, the first wherever both are listed.
+    #[serde(rename = "IPv6")]
     V6,
     /// IPv4.
+    #[serde(rename = "IPv4")]
     V4,
 }
 

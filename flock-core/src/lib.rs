@@ -3,10 +3,12 @@
 
 pub mod advertisement;
 pub mod annotation;
+pub mod anycast;
 pub mod app;
 pub mod bird;
 pub mod claims;
 pub mod config;
+pub mod eligibility;
 pub mod family;
 pub mod ids;
 pub mod iid;

@@ -42,6 +42,9 @@ fn check_call(call: Call) {
             check_netns(&check.netns);
         }
         Call::Gc(gc) => gc.keep.iter().for_each(check_attachment),
+        Call::Explain(pod) => {
+            parsed(PodKey::new(&pod.namespace, &pod.name));
+        }
         Call::Status | Call::Report => {}
     }
 }

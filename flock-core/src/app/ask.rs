@@ -1,17 +1,17 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Node;
 use super::attach::AttachRequest;
 use super::error::AttachError;
 use super::lock::AttachmentGuard;
+use super::{Node, State};
 use crate::annotation::PodIntent;
 use crate::claims::Surroundings;
 use crate::config::NodeConfig;
 use crate::iid::Field;
 use crate::ipam::{IpamError, Request};
-use crate::pod_plan::{PodFacts, pod_plan};
-use crate::ports::{PodEvent, PodSourceError, PodView};
+use crate::pod_plan::{PlanError, PodFacts, PodPlan, pod_plan};
+use crate::ports::{ClusterView, PodEvent, PodSourceError, PodView};
 
 impl Node {
     /// What an ADD asks of the allocator: the pod's annotations, held against the configuration.
@@ -23,15 +23,12 @@ impl Node {
     ) -> Result<Request, AttachError> {
         let (intent, pod) = self.intent(request).await?;
         let view = self.ports.pods.snapshot();
-        let own: Vec<IpAddr> = self.state().facts.addresses.iter().map(|own| own.address.addr()).collect();
-        let around =
-            Surroundings { node: &own, peers: &config.bgp.peers, foreign_pools: &view.foreign_pools };
         let facts = PodFacts {
             key: request.pod.as_ref(),
             image: pod.as_ref().and_then(|pod| pod.image.as_deref()),
             namespace_labels: request.pod.as_ref().and_then(|key| view.namespaces.get(key.namespace())),
         };
-        let plan = pod_plan(&intent, facts, config, &around)?;
+        let plan = self.state().plan(&intent, facts, config, &view)?;
         Ok(Request {
             attachment: guard.attachment().clone(),
             pod: request.pod.clone(),
@@ -79,6 +76,22 @@ impl Node {
         if let Err(error) = self.ports.status.event(&event).await {
             tracing::warn!(pod = %event.pod, op = "add", %error, "event is lost");
         }
+    }
+}
+
+impl State {
+    /// What a pod shall get on this node, held against everything that is around.
+    pub(super) fn plan(
+        &self,
+        intent: &PodIntent,
+        pod: PodFacts<'_>,
+        config: &NodeConfig,
+        view: &ClusterView,
+    ) -> Result<PodPlan, PlanError> {
+        let own: Vec<IpAddr> = self.facts.addresses.iter().map(|own| own.address.addr()).collect();
+        let around =
+            Surroundings { node: &own, peers: &config.bgp.peers, foreign_pools: &view.foreign_pools };
+        pod_plan(intent, pod, config, &around)
     }
 }
 

@@ -156,7 +156,7 @@ impl Node {
             netns: request.netns.clone(),
             mtu,
             extra: allocation.extra.clone(),
-            anycast: Vec::new(),
+            anycast: allocation.anycast.clone(),
             announced: allocation.held().filter(is_announced).collect(),
         })
     }
@@ -177,8 +177,10 @@ impl State {
         let (Some(config), Some(allocation)) = (&self.config, self.ipam.get(guard.attachment())) else {
             return true;
         };
-        allocation.held().any(|address| {
-            host_route_protocol(address, allocation, config, view) != link.protocol_of(address)
-        })
+        // Groups are the reconciler's to write.
+        !allocation.anycast.is_empty()
+            || allocation.held().any(|address| {
+                host_route_protocol(address, allocation, config, view) != link.protocol_of(address)
+            })
     }
 }

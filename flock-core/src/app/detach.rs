@@ -10,7 +10,11 @@ impl Node {
     /// somebody else's packets. The runtime repeats a failed DEL.
     pub async fn detach(&self, guard: &AttachmentGuard, now: Timestamp) -> Result<(), DetachError> {
         self.ports.netlink.detach(guard.attachment()).await?;
-        self.state().ipam.release(guard.attachment(), now);
+        let released = self.state().ipam.release(guard.attachment(), now);
+        // Those who are left may be all that there is now.
+        if released.is_some_and(|released| !released.anycast.is_empty()) {
+            self.wake();
+        }
         // Also when this call released nothing: an earlier one may have failed to write.
         self.persist().await?;
         Ok(())

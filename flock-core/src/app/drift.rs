@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -29,6 +30,10 @@ fn host_side(allocation: &Allocation, seen: &LinkState, drift: &mut Vec<String>)
             drift.push(format!("link {name} names other addresses in its alias"));
         }
         Some(_) => {}
+    }
+    let noted: BTreeSet<_> = host.anycast.iter().collect();
+    if noted != allocation.anycast.iter().collect() {
+        drift.push(format!("link {name} notes other anycast addresses"));
     }
     if !host.up {
         drift.push(format!("link {name} is down"));
@@ -69,8 +74,7 @@ fn pod_side(allocation: &Allocation, seen: &LinkState, drift: &mut Vec<String>) 
     for address in pod.addresses.iter().filter(|address| !wanted.contains(address)) {
         drift.push(format!("address {address} on {name} in the pod is not flock's"));
     }
-    // What the allocation says about these is compared by whoever knows; the host's end says what was made.
-    for address in seen.host.anycast.iter().copied().map(host_prefix) {
+    for address in allocation.anycast.iter().copied().map(host_prefix) {
         if !pod.anycast.contains(&address) {
             drift.push(format!("anycast address {address} is missing on lo in the pod"));
         }

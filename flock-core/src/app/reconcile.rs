@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::Node;
 use crate::advertisement::desired_routes;
+use crate::anycast::{Shared, Skipped, shared};
 use crate::bird;
 use crate::config::{NodeConfig, NodeConfigSpec};
+use crate::family::Family;
 use crate::ipam::Pools;
-use crate::ports::{Applied, NetlinkError, RoutingError, StatusError};
-use crate::route::{ObservedRoute, RouteDiff};
+use crate::ports::{Applied, NetlinkError, PodEvent, RoutingError, StatusError};
+use crate::route::{ObservedRoute, RouteDiff, RouteSet};
 use crate::time::Timestamp;
 
 /// What became of the configuration in the view.
@@ -94,13 +96,39 @@ impl Node {
         if self.state().config.is_none() {
             return Ok(RoutesSynced::NotConfigured);
         }
-        let desired = |_: &[ObservedRoute]| {
+        let desired = |observed: &[ObservedRoute]| {
             let view = self.ports.pods.snapshot();
-            let state = self.state();
-            let config = state.config.as_deref();
-            config.map(|config| desired_routes(config, state.ipam.allocations(), &view)).unwrap_or_default()
+            let mut state = self.state();
+            let Some(config) = state.config.clone() else { return RouteSet::default() };
+            state.shared = shared(state.ipam.allocations(), &view, observed);
+            desired_routes(&config, state.ipam.allocations(), &state.shared, &view)
         };
-        self.ports.netlink.sync_routes(&desired).await.map(RoutesSynced::Done)
+        let diff = self.ports.netlink.sync_routes(&desired).await?;
+        self.tell_of_skipped().await;
+        Ok(RoutesSynced::Done(diff))
+    }
+
+    /// Tells the owners of pods that cannot serve an anycast address, once each.
+    async fn tell_of_skipped(&self) {
+        let events = {
+            let mut state = self.state();
+            let skipped: BTreeSet<_> = state.shared.iter().flat_map(Shared::skipped).collect();
+            let news: Vec<_> = skipped.difference(&state.skipped).cloned().collect();
+            state.skipped = skipped;
+            news
+        };
+        for Skipped { address, attachment, pod } in events {
+            let family = Family::of(address);
+            let message = format!(
+                "anycast address {address} is not served: the pod has no {family} address of its own"
+            );
+            tracing::warn!(%attachment, op = "sync_routes", message);
+            let Some(pod) = pod else { continue };
+            let event = PodEvent { pod, reason: "AddressWithheld", message };
+            if let Err(error) = self.ports.status.event(&event).await {
+                tracing::warn!(pod = %event.pod, op = "sync_routes", %error, "event is lost");
+            }
+        }
     }
 
     /// Makes the routing daemon talk to the configured peers. `None`: there is no configuration yet.

@@ -92,7 +92,7 @@ fn take_over(
             netns: None,
             addresses: identity.addresses,
             extra: carried(link).filter(|address| !identity.addresses.contains(*address)).collect(),
-            anycast: Vec::new(),
+            anycast: link.host.anycast.clone(),
             phase: Phase::Committed,
         };
         match ipam.adopt(allocation) {
@@ -126,16 +126,24 @@ fn carried(link: &LinkState) -> impl Iterator<Item = IpAddr> {
     named.chain(routed.map(|net| net.addr()))
 }
 
+fn sorted(addresses: &[IpAddr]) -> BTreeSet<&IpAddr> {
+    addresses.iter().collect()
+}
+
 /// Allocations of the file that the kernel, which is the record, speaks against: the attachment's own link
 /// carries other addresses, or it has no link and somebody else's carries one of its addresses.
 fn contradicted(ipam: &Ipam, links: &[LinkState]) -> Vec<AttachmentId> {
     let linked: BTreeMap<_, _> =
-        identified(links).map(|(_, identity)| (&identity.attachment, identity)).collect();
+        identified(links).map(|(link, identity)| (&identity.attachment, (link, identity))).collect();
     let carried: BTreeSet<IpAddr> = identified(links).flat_map(|(link, _)| carried(link)).collect();
     ipam.allocations()
         .filter(|held| match linked.get(&held.attachment) {
             // Routes come and go with the state of a link: they do not speak against extra addresses.
-            Some(identity) => identity.addresses != held.addresses || identity.more == held.extra.is_empty(),
+            Some((link, identity)) => {
+                identity.addresses != held.addresses
+                    || identity.more == held.extra.is_empty()
+                    || sorted(&held.anycast) != sorted(&link.host.anycast)
+            }
             None => held.held().any(|address| carried.contains(&address)),
         })
         .map(|held| held.attachment.clone())

@@ -1,9 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Node, State};
+use super::{Advertised, Node, State};
 use crate::bird;
 use crate::ids::{AttachmentId, NodeName, PodKey};
-use crate::ipam::Phase;
+use crate::ipam::{Allocation, Phase};
 use crate::ports::{Condition, NodeStatus, PeerStatus, Readiness};
 use crate::time::Timestamp;
 
@@ -18,6 +18,8 @@ pub struct Report {
     pub status: NodeStatus,
     /// Name and version of the routing daemon, or why it does not answer.
     pub routing: String,
+    /// Every prefix that is announced, or would be if its pods were eligible, in order.
+    pub advertised: Vec<Advertised>,
     /// Every allocation, in the order of attachment IDs.
     pub allocations: Vec<AllocationReport>,
     /// Objects of the cluster that cannot be read.
@@ -37,8 +39,28 @@ pub struct AllocationReport {
     pub link: String,
     /// The addresses, IPv6 first.
     pub addresses: Vec<std::net::IpAddr>,
+    /// Further addresses the pod brought along.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra: Vec<std::net::IpAddr>,
+    /// Addresses it shares with other pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub anycast: Vec<std::net::IpAddr>,
     /// How far it has got.
     pub phase: Phase,
+}
+
+impl From<&Allocation> for AllocationReport {
+    fn from(allocation: &Allocation) -> Self {
+        Self {
+            pod: allocation.pod.clone(),
+            attachment: allocation.attachment.clone(),
+            link: allocation.attachment.host_ifname().to_string(),
+            addresses: allocation.addresses.iter().collect(),
+            extra: allocation.extra.clone(),
+            anycast: allocation.anycast.clone(),
+            phase: allocation.phase,
+        }
+    }
 }
 
 impl Node {
@@ -75,20 +97,16 @@ impl Node {
             Err(error) => (error.to_string(), Vec::new()),
         };
         let status = self.status(bgp, now);
-        let allocations = self
-            .state()
-            .ipam
-            .allocations()
-            .map(|allocation| AllocationReport {
-                pod: allocation.pod.clone(),
-                attachment: allocation.attachment.clone(),
-                link: allocation.attachment.host_ifname().to_string(),
-                addresses: allocation.addresses.iter().collect(),
-                phase: allocation.phase,
-            })
-            .collect();
-        let problems = self.ports.pods.snapshot().problems.clone();
-        Report { node: self.settings.node.clone(), status, routing, allocations, problems }
+        let view = self.ports.pods.snapshot();
+        let state = self.state();
+        Report {
+            node: self.settings.node.clone(),
+            status,
+            routing,
+            advertised: state.advertised(&view),
+            allocations: state.ipam.allocations().map(AllocationReport::from).collect(),
+            problems: view.problems.clone(),
+        }
     }
 }
 

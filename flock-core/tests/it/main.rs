@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod annotation;
+mod anycast;
 mod app;
 mod config;
 mod family;
 mod ipam;
 mod ipam_model;
 mod route;
+mod world;

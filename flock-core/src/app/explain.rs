@@ -1,0 +1,186 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{AllocationReport, Node, Standpoint, State};
+use crate::advertisement::host_route_protocol;
+use crate::annotation::{self, PodIntent};
+use crate::anycast::{Holder, Role, Shared};
+use crate::config::NodeConfig;
+use crate::eligibility::eligibility;
+use crate::ids::{IfName, PodKey, PodUid};
+use crate::ipam::Allocation;
+use crate::pod_plan::PodFacts;
+use crate::ports::{ClusterView, PodView};
+use crate::route::{NextHop, Route, RouteProtocol, Weight, host_prefix};
+
+/// What was decided for a pod, and why: `flock-agent explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The pod asked for.
+    pub pod: PodKey,
+    /// The pod as the cluster shows it; `None` where it shows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<PodObject>,
+    /// What an ADD of it would be refused for now.
+    pub problems: Vec<String>,
+    /// What it holds: one entry per attachment.
+    pub allocations: Vec<AllocationReport>,
+    /// Each of its addresses.
+    pub addresses: Vec<AddressExplanation>,
+    /// What network policy does to it.
+    pub policy: String,
+}
+
+/// What of a pod matters for its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodObject {
+    /// Its UID, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<PodUid>,
+    /// Its condition `Ready` is true.
+    pub ready: bool,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// It uses the network of its node, and flock is never asked.
+    pub host_network: bool,
+    /// Its annotations that are for flock.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// One address of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressExplanation {
+    /// The address.
+    pub address: IpAddr,
+    /// Other pods may have it too.
+    pub anycast: bool,
+    /// What the pod does for it.
+    pub standing: Standpoint,
+    /// How the network hears of it, and why, in words.
+    pub announced: String,
+    /// Its route, as `ip route` would write it; `None` where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+}
+
+impl Node {
+    /// Explains a pod, as things are now. `None`: neither the cluster nor the node knows it.
+    pub fn explain(&self, pod: &PodKey) -> Option<Explanation> {
+        let view = self.ports.pods.snapshot();
+        let state = self.state();
+        let object = view.pods.get(pod);
+        let held: Vec<&Allocation> =
+            state.ipam.allocations().filter(|held| held.pod.as_ref() == Some(pod)).collect();
+        if object.is_none() && held.is_empty() {
+            return None;
+        }
+        Some(Explanation {
+            pod: pod.clone(),
+            object: object.map(|object| PodObject::from(object.as_ref())),
+            problems: object.map(|object| state.problems(object, &view)).unwrap_or_default(),
+            allocations: held.iter().copied().map(AllocationReport::from).collect(),
+            addresses: held.iter().flat_map(|held| state.addresses_of(held, &view)).collect(),
+            policy: "NetworkPolicy is not enforced by this version: everything passes".to_owned(),
+        })
+    }
+}
+
+impl From<&PodView> for PodObject {
+    fn from(pod: &PodView) -> Self {
+        let annotations = pod.annotations.iter().filter(|(key, _)| annotation::is_ours(key));
+        Self {
+            uid: pod.uid.clone(),
+            ready: pod.ready,
+            terminating: pod.terminating,
+            host_network: pod.host_network,
+            annotations: annotations.map(|(key, value)| (key.clone(), value.clone())).collect(),
+        }
+    }
+}
+
+impl State {
+    fn problems(&self, pod: &PodView, view: &ClusterView) -> Vec<String> {
+        let intent = match PodIntent::parse(&pod.annotations) {
+            Ok(intent) => intent,
+            Err(error) => return error.problems().iter().map(ToString::to_string).collect(),
+        };
+        let Some(config) = &self.config else { return vec!["the node has no NodeConfig yet".to_owned()] };
+        let facts = PodFacts {
+            key: Some(&pod.key),
+            image: pod.image.as_deref(),
+            namespace_labels: view.namespaces.get(pod.key.namespace()),
+        };
+        match self.plan(&intent, facts, config, view) {
+            Ok(_) => Vec::new(),
+            Err(error) => error.refusals().iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn addresses_of(&self, held: &Allocation, view: &ClusterView) -> Vec<AddressExplanation> {
+        let Some(config) = &self.config else { return Vec::new() };
+        let own = held.held().map(|address| alone(address, held, config, view));
+        let anycast = self.shared.iter().filter_map(|shared| {
+            let holder = shared.holders.iter().find(|holder| holder.attachment == held.attachment)?;
+            Some(in_group(shared, holder))
+        });
+        own.chain(anycast).collect()
+    }
+}
+
+fn alone(address: IpAddr, held: &Allocation, config: &NodeConfig, view: &ClusterView) -> AddressExplanation {
+    let prefix = host_prefix(address);
+    let six = config.cidr6.iter().copied().map(IpNet::V6);
+    let mut pools = six.chain(config.cidr4.iter().copied().map(IpNet::V4));
+    let pool = pools.find(|pool| pool.contains(&address));
+    let (standing, announced) = match (pool, eligibility(held, view)) {
+        (Some(pool), _) => (Standpoint::Serving, format!("as a part of the pool {pool}")),
+        (None, Ok(())) => (Standpoint::Serving, "on its own: the pod is eligible".to_owned()),
+        (None, Err(why)) => (Standpoint::Draining, format!("no: {why}")),
+    };
+    let protocol = host_route_protocol(address, held, config, view);
+    let route =
+        Route { destination: prefix, protocol, next_hop: NextHop::Link(held.attachment.host_ifname()) };
+    AddressExplanation { address, anycast: false, standing, announced, route: Some(shown(&route)) }
+}
+
+fn in_group(shared: &Shared, holder: &Holder) -> AddressExplanation {
+    let serving = shared.holders.iter().filter(|holder| holder.role == Role::Serving).count();
+    let (standing, announced) = match &holder.role {
+        Role::Serving => (Standpoint::Serving, format!("on its own, for {serving} pods of this node")),
+        Role::Draining(why) if serving > 0 => {
+            (Standpoint::Draining, format!("for {serving} other pods of this node, not for this one: {why}"))
+        }
+        Role::Draining(why) => (Standpoint::Draining, format!("no: {why}")),
+        Role::Withheld(why) => (Standpoint::Withheld, format!("not for this pod: {why}")),
+    };
+    let route = shared.route().map(|route| shown(&route));
+    AddressExplanation { address: shared.address, anycast: true, standing, announced, route }
+}
+
+/// A route in the manner of `ip route`.
+fn shown(route: &Route) -> String {
+    let Route { destination, protocol, next_hop } = route;
+    let number = protocol.number();
+    let said = match protocol {
+        RouteProtocol::Announce => "announced",
+        RouteProtocol::Quiet => "quiet",
+    };
+    let way = match next_hop {
+        NextHop::Unreachable => "unreachable".to_owned(),
+        NextHop::Link(link) => format!("dev {link}"),
+        NextHop::Group(members) => {
+            let way = |gateway: IpAddr, link: &IfName, weight: Weight| {
+                format!("nexthop via {gateway} dev {link} weight {}", weight.number())
+            };
+            let ways = members.iter().map(|member| way(member.gateway, &member.link, member.weight));
+            ways.collect::<Vec<_>>().join(" ")
+        }
+    };
+    format!("{destination} {way} proto {number} ({said})")
+}

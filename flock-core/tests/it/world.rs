@@ -1,0 +1,137 @@
+//! A node over fakes, for the tests of the use cases.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flock_core::app::{
+    AttachError, AttachRequest, Attached, CheckError, CheckRequest, Configured, DetachError, Node, Ports,
+    RoutesSynced, Settings,
+};
+use flock_core::config::{BgpSpec, NodeConfigSpec, PeerSpec};
+use flock_core::ids::{AttachmentId, NodeName};
+use flock_core::ipam::{Addresses, Phase};
+use flock_core::ports::{
+    InterfaceAddress, NetnsPath, NodeConfigView, NodeFacts, Readiness, Retry, StateStore,
+};
+use flock_core::route::RouteProtocol;
+use flock_core::testing::{
+    FakeKernel, FakePodSource, FakeRouting, FakeStatusSink, FakeStore, KernelCall, pod_view,
+};
+use flock_core::time::Timestamp;
+
+/// A node and the fakes around it; the fakes outlive a restart.
+pub(crate) struct World {
+    pub(crate) kernel: Arc<FakeKernel>,
+    pub(crate) pods: Arc<FakePodSource>,
+    pub(crate) routing: Arc<FakeRouting>,
+    pub(crate) status: Arc<FakeStatusSink>,
+    pub(crate) store: Arc<FakeStore>,
+}
+
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+pub(crate) fn spec(cidr6: &[&str], cidr4: &[&str]) -> NodeConfigSpec {
+    let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+    NodeConfigSpec {
+        cidr6: owned(cidr6),
+        cidr4: owned(cidr4),
+        bgp: BgpSpec {
+            asn: 64500,
+            peers: vec![PeerSpec { address: "2001:db8:ffff::1".to_owned(), asn: 64501 }],
+            ..BgpSpec::default()
+        },
+        ..NodeConfigSpec::default()
+    }
+}
+
+pub(crate) fn id(container: &str) -> AttachmentId {
+    AttachmentId::parse(&format!("{container}/eth0")).unwrap()
+}
+
+pub(crate) fn request(pod: Option<&str>) -> AttachRequest {
+    AttachRequest {
+        netns: netns("p"),
+        pod: pod.map(|key| key.parse().unwrap()),
+        uid: None,
+        annotations: None,
+        mtu: None,
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let world = Self {
+            kernel: Arc::new(FakeKernel::new()),
+            pods: Arc::new(FakePodSource::default()),
+            routing: Arc::new(FakeRouting::default()),
+            status: Arc::new(FakeStatusSink::default()),
+            store: Arc::new(FakeStore::default()),
+        };
+        world.pods.set_readiness(Readiness::Ready);
+        world.configure(&["2001:db8:1::/64"], &["192.0.2.0/24"]);
+        world
+    }
+
+    pub(crate) fn configure(&self, cidr6: &[&str], cidr4: &[&str]) {
+        self.pods.set_node_config(Some(NodeConfigView { generation: 1, spec: Ok(spec(cidr6, cidr4)) }));
+    }
+
+    pub(crate) async fn start_in(&self, boot: &str) -> (Node, Vec<String>) {
+        let ports = Ports {
+            netlink: self.kernel.clone(),
+            pods: self.pods.clone(),
+            routing: self.routing.clone(),
+            status: self.status.clone(),
+            store: self.store.clone(),
+        };
+        let node = NodeName::parse("n1").unwrap();
+        let settings = Settings { node, boot_id: boot.to_owned(), mtu: None };
+        let (node, notices) = Node::start(settings, ports, NOW).await.unwrap();
+        node.sync_config();
+        (node, notices)
+    }
+
+    pub(crate) async fn start(&self) -> Node {
+        self.start_in("boot-1").await.0
+    }
+
+    pub(crate) async fn saved(&self) -> Vec<(String, Phase)> {
+        let snapshot = self.store.load().await.unwrap().unwrap_or_default();
+        snapshot.allocations.iter().map(|held| (held.attachment.to_string(), held.phase)).collect()
+    }
+
+    /// Nothing of any attachment anywhere: kernel, file, memory.
+    pub(crate) async fn assert_empty(&self, node: &Node) {
+        assert_eq!(self.kernel.links(), vec![]);
+        assert_eq!(self.saved().await, vec![]);
+        assert_eq!(node.report(NOW).await.allocations, vec![]);
+        let announced = |protocol| self.kernel.routes().iter().filter(|r| r.protocol == protocol).count();
+        assert_eq!(announced(RouteProtocol::Quiet), 0);
+    }
+}
+
+pub(crate) fn netns(container: &str) -> NetnsPath {
+    NetnsPath::parse(&format!("/run/netns/{container}")).unwrap()
+}
+
+/// Every container has a network namespace of its own.
+pub(crate) async fn add(
+    node: &Node,
+    container: &str,
+    request: &AttachRequest,
+) -> Result<Attached, AttachError> {
+    let guard = node.lock(id(container)).await;
+    let request = AttachRequest { netns: netns(container), ..request.clone() };
+    node.attach(&guard, &request, &|| NOW, 7, &|| false).await
+}
+
+pub(crate) async fn del(node: &Node, container: &str) -> Result<(), DetachError> {
+    let guard = node.lock(id(container)).await;
+    node.detach(&guard, NOW).await
+}
+
+pub(crate) async fn check(node: &Node, container: &str, expected: Vec<IpAddr>) -> Result<(), CheckError> {
+    let guard = node.lock(id(container)).await;
+    node.check(&guard, &CheckRequest { netns: netns(container), expected }).await
+}
