@@ -12,17 +12,17 @@ use flock_core::ports::Retry;
 use flock_core::time::Timestamp;
 use ipnet::{Ipv4Net, Ipv6Net};
 
-const START: Timestamp = Timestamp::from_millis(1_000_000);
+pub(crate) const START: Timestamp = Timestamp::from_millis(1_000_000);
 
-fn id(name: &str) -> AttachmentId {
+pub(crate) fn id(name: &str) -> AttachmentId {
     AttachmentId::parse(&format!("{name}/eth0")).unwrap()
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn request(name: &str, v6: Want<Ipv6Net>, v4: Want<Ipv4Net>) -> Request {
+pub(crate) fn request(name: &str, v6: Want<Ipv6Net>, v4: Want<Ipv4Net>) -> Request {
     Request {
         attachment: id(name),
         pod: Some(PodKey::new("shop", name).unwrap()),
@@ -36,11 +36,11 @@ fn request(name: &str, v6: Want<Ipv6Net>, v4: Want<Ipv4Net>) -> Request {
     }
 }
 
-fn within<N: std::str::FromStr<Err: std::fmt::Debug>>(nets: &[&str]) -> Want<N> {
+pub(crate) fn within<N: std::str::FromStr<Err: std::fmt::Debug>>(nets: &[&str]) -> Want<N> {
     Want::Within(nets.iter().map(|net| net.parse().unwrap()).collect())
 }
 
-fn ipam_with(cidr6: &[&str], cidr4: &[&str], node: &[&str]) -> Ipam {
+pub(crate) fn ipam_with(cidr6: &[&str], cidr4: &[&str], node: &[&str]) -> Ipam {
     let mut ipam = Ipam::default();
     let pools = Pools {
         v6: cidr6.iter().map(|net| net.parse().unwrap()).collect(),

@@ -11,3 +11,4 @@ mod ipam;
 mod ipam_model;
 mod route;
 mod world;
+mod subranges;
