@@ -7,6 +7,7 @@ mod anycast;
 mod app;
 mod config;
 mod family;
+mod given;
 mod ipam;
 mod ipam_model;
 mod route;
