@@ -137,7 +137,10 @@ fn requirement(spec: &LabelRequirementSpec, field: &str, problems: &mut Vec<Prob
     let takes_values = matches!(operator, Operator::In | Operator::NotIn);
     let fix = match (takes_values, values.is_empty()) {
         (true, true) => "add at least one".to_owned(),
-        (false, false) => format!("remove them, or use In instead of {name}"),
+        (false, false) => {
+            let meant = if *operator == Operator::Exists { "In" } else { "NotIn" };
+            format!("remove them, or use {meant} instead of {name}")
+        }
         _ => return Some(Requirement { key: key.clone(), operator: *operator, values: values.clone() }),
     };
     let reason = if takes_values { "needs values" } else { "takes no values" };

@@ -7,6 +7,7 @@ use super::claims::claims;
 use super::{Bgp, Defaults, NodeConfig, NodeConfigSpec, Peer, PeerSpec};
 use crate::family::{Family, pools_field};
 use crate::ipam::capacity;
+use crate::prefix;
 use crate::problem::Problem;
 use crate::special::{LINK_LOCAL, MAPPED, overlap, special_range_of, special_ranges};
 
@@ -86,9 +87,11 @@ fn read_pool(family: Family, text: &str, refuse: &mut dyn FnMut(String, String))
         Family::V6 => "2001:db8:f001::/64",
         Family::V4 => "192.0.2.0/24",
     };
-    let Ok(net) = text.parse::<IpNet>() else {
+    let Some(net) = prefix::parse(text) else {
         if text.parse::<IpAddr>().is_ok() {
             refuse("has no prefix length".to_owned(), format!("add one, as in {example}"));
+        } else if let Some((reason, fix)) = prefix::near_miss(text) {
+            refuse(reason, fix);
         } else {
             refuse(format!("is not an {family} prefix"), format!("write ADDRESS/LENGTH, as in {example}"));
         }

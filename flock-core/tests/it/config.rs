@@ -81,7 +81,7 @@ fn usable_pools_are_accepted() {
 
 #[test]
 fn pool_refusals_say_field_value_reason_and_fix() {
-    let table: [(&[&str], &[&str], &str); 27] = [
+    let table: [(&[&str], &[&str], &str); 39] = [
         (&[], &["192.0.2.7/24"], r#"spec.cidr4[0] "192.0.2.7/24" has host bits set: write 192.0.2.0/24"#),
         (
             &["2001:db8:f001::1/64"],
@@ -106,13 +106,65 @@ fn pool_refusals_say_field_value_reason_and_fix() {
         (
             &[],
             &["192.0.2.0/33"],
-            r#"spec.cidr4[0] "192.0.2.0/33" is not an IPv4 prefix: write ADDRESS/LENGTH, as in 192.0.2.0/24"#,
+            r#"spec.cidr4[0] "192.0.2.0/33" has the prefix length "33": use a number from 0 to 32"#,
+        ),
+        (&[], &["192.0.02.0/24"], r#"spec.cidr4[0] "192.0.02.0/24" has a leading zero: write 192.0.2.0/24"#),
+        (&[], &["10.0.0.0/08"], r#"spec.cidr4[0] "10.0.0.0/08" has a leading zero: write 10.0.0.0/8"#),
+        (
+            &["2001:db8::/064"],
+            &[],
+            r#"spec.cidr6[0] "2001:db8::/064" has a leading zero: write 2001:db8::/64"#,
+        ),
+        (
+            &["2001:db8::/+64"],
+            &[],
+            r#"spec.cidr6[0] "2001:db8::/+64" has the prefix length "+64": use a number from 0 to 128"#,
+        ),
+        (
+            &["2001:db8::/"],
+            &[],
+            r#"spec.cidr6[0] "2001:db8::/" has the prefix length "": use a number from 0 to 128"#,
+        ),
+        (
+            &[],
+            &["192.0.2.0/24/24"],
+            r#"spec.cidr4[0] "192.0.2.0/24/24" has the prefix length "24/24": use a number from 0 to 32"#,
+        ),
+        (
+            &[],
+            &["192.0.2.0/255.255.255.0"],
+            r#"spec.cidr4[0] "192.0.2.0/255.255.255.0" has the prefix length "255.255.255.0": use a number from 0 to 32"#,
+        ),
+        (
+            &["fd00::%eth0/64"],
+            &[],
+            r#"spec.cidr6[0] "fd00::%eth0/64" is not an IPv6 prefix: write ADDRESS/LENGTH, as in 2001:db8:f001::/64"#,
+        ),
+        (
+            &["2001:db8:f001::/64,2001:db8:f002::/64"],
+            &[],
+            r#"spec.cidr6[0] "2001:db8:f001::/64,2001:db8:f002::/64" has the prefix length "64,2001:db8:f002::/64": use a number from 0 to 128"#,
+        ),
+        (
+            &["2001:db8:f001::/64", "2001:DB8:F001:0::/64"],
+            &[],
+            r#"spec.cidr6[1] "2001:DB8:F001:0::/64" overlaps spec.cidr6[0] 2001:db8:f001::/64: keep one of them, or make them disjoint"#,
+        ),
+        (
+            &["::ffff:0:0/95"],
+            &[],
+            r#"spec.cidr6[0] "::ffff:0:0/95" has host bits set: write ::fffe:0:0/95; spec.cidr6[0] "::ffff:0:0/95" overlaps the IPv4-mapped range ::ffff:0.0.0.0/96: write the IPv4 prefix in spec.cidr4"#,
+        ),
+        (
+            &[],
+            &["192.0.2.0/24", "192.0.2.64/26", "192.0.2.0/23"],
+            r#"spec.cidr4[1] "192.0.2.64/26" overlaps spec.cidr4[0] 192.0.2.0/24: keep one of them, or make them disjoint; spec.cidr4[2] "192.0.2.0/23" overlaps spec.cidr4[0] 192.0.2.0/24: keep one of them, or make them disjoint; spec.cidr4[2] "192.0.2.0/23" overlaps spec.cidr4[1] 192.0.2.64/26: keep one of them, or make them disjoint"#,
         ),
         (&[], &[""], r#"spec.cidr4[0] "" is not an IPv4 prefix: write ADDRESS/LENGTH, as in 192.0.2.0/24"#),
         (
             &["2001:db8::/129"],
             &[],
-            r#"spec.cidr6[0] "2001:db8::/129" is not an IPv6 prefix: write ADDRESS/LENGTH, as in 2001:db8:f001::/64"#,
+            r#"spec.cidr6[0] "2001:db8::/129" has the prefix length "129": use a number from 0 to 128"#,
         ),
         (
             &[" 2001:db8::/64"],

@@ -6,6 +6,7 @@ mod annotation;
 mod anycast;
 mod app;
 mod config;
+mod config_claims;
 mod family;
 mod given;
 mod ipam;
