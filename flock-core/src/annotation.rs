@@ -61,8 +61,14 @@ impl PodIntent {
         let mut intent = Self::default();
         let mut problems = Vec::new();
         for (key, value) in annotations {
-            let Some(name) = name(key) else { continue };
-            intent.read(key, name, value, &mut problems);
+            match key.split_once('/') {
+                Some((PREFIX, name)) => intent.read(key, name, value, &mut problems),
+                // Kubernetes takes a key in any case; left out, it would pass for nothing asked.
+                Some((prefix, name)) if prefix.eq_ignore_ascii_case(PREFIX) => {
+                    problems.push(unknown(key, name, value));
+                }
+                _ => {}
+            }
         }
         for address in intent.anycast.iter().filter(|address| intent.addresses.contains(address)) {
             problems.push(Problem::text(
@@ -72,6 +78,7 @@ impl PodIntent {
                 "keep it where it belongs: shared by several pods, or this pod's own",
             ));
         }
+        problems.sort_by(|a, b| a.field.cmp(&b.field));
         if problems.is_empty() { Ok(intent) } else { Err(AnnotationError(problems)) }
     }
 
@@ -92,24 +99,18 @@ impl PodIntent {
             "ip-algo" => self.ip_algo = list::fields(key, value, problems),
             "anycast" => self.anycast = list::addresses(key, value, problems),
             "addresses" => self.addresses = list::addresses(key, value, problems),
-            _ => problems.push(Problem::text(
-                shown(key),
-                value,
-                "is not an annotation of flock",
-                suggest::suggestion(name),
-            )),
+            _ => problems.push(unknown(key, name, value)),
         }
     }
 }
 
 /// Whether a key is one of flock's, known or not.
 pub fn is_ours(key: &str) -> bool {
-    name(key).is_some()
+    key.split_once('/').is_some_and(|(prefix, _)| prefix.eq_ignore_ascii_case(PREFIX))
 }
 
-/// What stands behind the prefix; `None` for somebody else's key.
-fn name(key: &str) -> Option<&str> {
-    key.strip_prefix(PREFIX)?.strip_prefix('/')
+fn unknown(key: &str, name: &str, value: &str) -> Problem {
+    Problem::text(shown(key), value, "is not an annotation of flock", suggest::suggestion(name))
 }
 
 /// A key that is not one of ours. It is at most 317 plain bytes in Kubernetes, but not in a manifest.

@@ -1,6 +1,6 @@
 //! Annotations that hold several values, separated by commas.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -99,7 +99,11 @@ fn address(text: &str) -> Result<IpAddr, Fault> {
     let plain = text.split(['/', '%']).next().unwrap_or_default();
     let bare = plain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(plain);
     let Ok(address) = bare.parse::<IpAddr>() else {
-        return fault("is not an IP address", "write it as in 2001:db8:a::53 or 192.0.2.53".to_owned());
+        if let Ok(socket) = text.parse::<SocketAddr>() {
+            return fault("has a port", format!("write {}", socket.ip()));
+        }
+        let fix = "write it as in 2001:db8:a::53 or 192.0.2.53";
+        return fault("is not an IP address", fix.to_owned());
     };
     match special_range_of(address) {
         Some((what, _)) if what == MAPPED => {
