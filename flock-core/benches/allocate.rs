@@ -34,6 +34,13 @@ fn of_pool(pool: &str, number: u32) -> Request {
     Request { v6, v4, ..request(number) }
 }
 
+/// One address, by the annotations `cidr6` and `cidr4`.
+fn pinned(pin: &str) -> Request {
+    let v6 = pin.parse().map_or(Want::No, |net| Want::Within(vec![net]));
+    let v4 = pin.parse().map_or(Want::No, |net| Want::Within(vec![net]));
+    Request { v6, v4, ..request(IN_USE) }
+}
+
 fn full(pool: &str) -> Ipam {
     let mut ipam = Ipam::default();
     let pools =
@@ -47,9 +54,16 @@ fn full(pool: &str) -> Ipam {
 
 fn allocate(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("allocate and release, 10,000 in use");
-    for pool in
-        ["192.0.0.0/18", "192.0.0.0/16", "192.0.0.0/8", "2001:db8::/112", "2001:db8::/64", "2001:db8::/32"]
-    {
+    for pool in [
+        "192.0.0.0/18",
+        "192.0.0.0/16",
+        "192.0.0.0/12",
+        "192.0.0.0/8",
+        "2001:db8::/112",
+        "2001:db8::/64",
+        "2001:db8::/48",
+        "2001:db8::/32",
+    ] {
         let mut ipam = full(pool);
         let request = of_pool(pool, IN_USE);
         let mut entropy = 0;
@@ -76,6 +90,8 @@ fn allocate(criterion: &mut Criterion) {
             "2001:db8::/64",
             Request { embed: Some(embedding), ..of_pool("2001:db8::/64", IN_USE) },
         ),
+        ("pinned in a /16", "192.0.0.0/16", pinned("192.0.200.77/32")),
+        ("pinned in a /64", "2001:db8::/64", pinned("2001:db8::77/128")),
         ("given", "2001:db8::/64", Request { given: given.into(), ..request(IN_USE) }),
     ] {
         let full = full(pool);

@@ -5,6 +5,7 @@
 mod annotation;
 mod anycast;
 mod app;
+mod claims;
 mod config;
 mod config_claims;
 mod family;
