@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use flock_core::ids::AttachmentId;
 use flock_core::iid::{Embedding, Field, Identity};
-use flock_core::ipam::{Addresses, Allocation, Ipam, Phase, Pools, Request, Snapshot, Want};
+use flock_core::ipam::{Addresses, Allocation, Ipam, IpamError, Phase, Pools, Request, Snapshot, Want};
 use flock_core::ports::Retry;
 use flock_core::time::Timestamp;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -24,7 +24,9 @@ const POOLS6: [&str; 5] = [
 const POOLS4: [&str; 3] = ["192.0.2.0/29", "192.0.2.8/30", "198.51.100.248/29"];
 
 /// What `cidr6` and `cidr4` ask for: pools, parts, pins, more than a pool, none.
-const WITHIN6: [&str; 7] = [
+const WITHIN6: [&str; 9] = [
+    "2001:db8::1/128",
+    "2001:db8::4:11/128",
     "2001:db8::4:100/120",
     "2001:db8::/125",
     "2001:db8::4/126",
@@ -33,8 +35,16 @@ const WITHIN6: [&str; 7] = [
     "2001:db8::/32",
     "2001:db8:f::/64",
 ];
-const WITHIN4: [&str; 6] =
-    ["192.0.2.8/30", "192.0.2.4/30", "192.0.2.7/32", "192.0.2.3/32", "192.0.2.0/24", "203.0.113.0/24"];
+const WITHIN4: [&str; 8] = [
+    "192.0.2.2/32",
+    "192.0.2.10/32",
+    "192.0.2.8/30",
+    "192.0.2.4/30",
+    "192.0.2.7/32",
+    "192.0.2.3/32",
+    "192.0.2.0/24",
+    "203.0.113.0/24",
+];
 
 /// Addresses the node may have; two of them are reserved as well.
 const NODE: [&str; 5] = ["2001:db8::5", "2001:db8::", "192.0.2.3", "192.0.2.1", "203.0.113.1"];
@@ -77,7 +87,11 @@ const GIVEN: [&str; 12] = [
 
 fn given() -> impl Strategy<Value = Vec<IpAddr>> {
     let some = prop::sample::subsequence(GIVEN.to_vec(), 1..4).prop_shuffle();
-    let some = some.prop_map(|texts| texts.into_iter().map(|text| text.parse().unwrap()).collect());
+    let some =
+        (some, prop::option::weighted(0.1, any::<prop::sample::Index>())).prop_map(|(mut texts, again)| {
+            texts.extend(again.map(|index| *index.get(&texts)));
+            texts.into_iter().map(|text| text.parse().unwrap()).collect()
+        });
     prop_oneof![3 => Just(vec![]), 1 => some]
 }
 
@@ -226,20 +240,21 @@ impl Model {
         }
     }
 
-    /// The first given address of each family, and the rest; or when to try again.
-    fn expect_given(&self, given: &[IpAddr]) -> Result<(Addresses, Vec<IpAddr>), Retry> {
+    /// The first given address of each family, and the rest, each once; or the label of the refusal.
+    fn expect_given(&self, given: &[IpAddr]) -> Result<(Addresses, Vec<IpAddr>), &'static str> {
         let (mut addresses, mut extra) = (Addresses::default(), vec![]);
         for address in given {
             let v6 = self.pools.v6.iter().map(|net| IpNet::V6(*net));
             let v4 = self.pools.v4.iter().map(|net| IpNet::V4(*net));
             let mut pools = v6.chain(v4).filter(|pool| pool.contains(address));
             if pools.any(|pool| Self::reserved(pool, *address)) || self.node.contains(address) {
-                return Err(Retry::Never);
+                return Err("address_reserved");
             }
             if self.holder(*address).is_some() {
-                return Err(Retry::Later);
+                return Err("address_held");
             }
             match address {
+                _ if addresses.contains(*address) || extra.contains(address) => {}
                 IpAddr::V6(v6) if addresses.v6.is_none() => addresses.v6 = Some(*v6),
                 IpAddr::V4(v4) if addresses.v4.is_none() => addresses.v4 = Some(*v4),
                 _ => extra.push(*address),
@@ -248,23 +263,25 @@ impl Model {
         Ok((addresses, extra))
     }
 
-    /// Checks the answer of the allocator for one family, or says when to try again where it should refuse.
+    /// What the allocator may answer for one family, or the label of its refusal.
     fn expect<N: Copy + Into<IpNet>>(
         &self,
         pools: &[N],
         want: &Want<N>,
         embed: Option<&Embedding>,
-    ) -> Result<Option<Choice>, Retry> {
+    ) -> Result<Option<Choice>, &'static str> {
         if matches!(want, Want::No) {
             return Ok(None);
         }
-        let ranges = Self::ranges(pools, want).ok_or(Retry::Never)?;
+        let none = if pools.is_empty() { "no_pool" } else { "no_pool_matches" };
+        let ranges = Self::ranges(pools, want).ok_or(none)?;
+        let pinned = ranges.iter().all(|(_, range)| range.prefix_len() == range.max_prefix_len());
         let carries = |range: IpNet, address: IpAddr| match (embed, range, address) {
             (Some(embed), IpNet::V6(range), IpAddr::V6(address)) => embed.matches(address, range).ok(),
             _ => Some(true),
         };
         if ranges.iter().all(|(_, range)| carries(*range, range.addr()).is_none()) {
-            return Err(Retry::Never);
+            return Err("no_room_to_embed");
         }
         let usable = |(pool, range): &(IpNet, IpNet)| -> Vec<IpAddr> {
             let fits = |it: &IpAddr| {
@@ -274,7 +291,7 @@ impl Model {
         };
         let usable: Vec<Vec<IpAddr>> = ranges.iter().map(usable).collect();
         if usable.iter().all(Vec::is_empty) {
-            return Err(Retry::Never);
+            return Err(if pinned { "address_reserved" } else { "pool_unusable" });
         }
         let free = |addresses: &Vec<IpAddr>| -> BTreeSet<IpAddr> {
             addresses.iter().copied().filter(|it| self.holder(*it).is_none() && !self.cools(*it)).collect()
@@ -287,7 +304,11 @@ impl Model {
         }
         let unheld = usable.iter().flatten().filter(|it| self.holder(**it).is_none());
         let oldest = unheld.min_by_key(|it| (self.released[*it], **it));
-        oldest.map(|it| Some(Choice::Exactly(*it))).ok_or(Retry::Later)
+        oldest.map(|it| Some(Choice::Exactly(*it))).ok_or(if pinned {
+            "address_held"
+        } else {
+            "pool_exhausted"
+        })
     }
 
     fn usage(&self) -> Vec<(IpNet, u64, u64, u64)> {
@@ -364,6 +385,15 @@ fn adopted(who: u8, addresses: Addresses, extra: Vec<IpAddr>) -> Allocation {
     }
 }
 
+/// Holds a refusal to its label, and to what follows for who tries again: only what pods hold comes back.
+fn refused(answer: Result<Allocation, IpamError>, label: &str) -> Result<(), TestCaseError> {
+    let refusal = answer.unwrap_err();
+    prop_assert_eq!(refusal.label(), label);
+    let later = ["address_held", "pool_exhausted"].contains(&label);
+    prop_assert_eq!(refusal.retry(), if later { Retry::Later } else { Retry::Never });
+    Ok(())
+}
+
 /// Does one operation to both, and compares what they answer.
 fn step(ipam: &mut Ipam, model: &mut Model, op: Op) -> Result<(), TestCaseError> {
     let now = Timestamp::from_millis(model.now);
@@ -378,10 +408,7 @@ fn step(ipam: &mut Ipam, model: &mut Model, op: Op) -> Result<(), TestCaseError>
             }
             let (given, extra) = match model.expect_given(&asked.given) {
                 Ok(given) => given,
-                Err(retry) => {
-                    prop_assert_eq!(answer.unwrap_err().retry(), retry);
-                    return Ok(());
-                }
+                Err(label) => return refused(answer, label),
             };
             let exactly = |address| Ok(Some(Choice::Exactly(address)));
             let expected6 = match given.v6 {
@@ -393,7 +420,7 @@ fn step(ipam: &mut Ipam, model: &mut Model, op: Op) -> Result<(), TestCaseError>
                 None => model.expect(&model.pools.v4, &asked.v4, None),
             };
             match (expected6, expected4) {
-                (Ok(None), Ok(None)) => prop_assert_eq!(answer.unwrap_err().label(), "no_family"),
+                (Ok(None), Ok(None)) => return refused(answer, "no_family"),
                 (Ok(expected6), Ok(expected4)) => {
                     let answer = answer.unwrap();
                     let Addresses { v6, v4 } = answer.addresses;
@@ -408,7 +435,7 @@ fn step(ipam: &mut Ipam, model: &mut Model, op: Op) -> Result<(), TestCaseError>
                     let held = Held { addresses: answer.addresses, extra, phase: Phase::Pending };
                     model.held.insert(attachment(who), held);
                 }
-                (Err(retry), _) | (_, Err(retry)) => prop_assert_eq!(answer.unwrap_err().retry(), retry),
+                (Err(label), _) | (_, Err(label)) => return refused(answer, label),
             }
         }
         Op::Commit { who } => {
@@ -470,6 +497,13 @@ fn compare(ipam: &Ipam, model: &Model) -> Result<(), TestCaseError> {
     for address in model.released.keys() {
         prop_assert_eq!(ipam.holder(*address), None);
     }
+    let cooling = ipam.snapshot("boot").cooling.into_iter();
+    let cooling = cooling.map(|it| (it.address, it.since.as_millis())).filter(|(it, _)| model.cools(*it));
+    let expected = model.released.iter().map(|(address, since)| (*address, *since));
+    prop_assert_eq!(
+        cooling.collect::<BTreeMap<_, _>>(),
+        expected.filter(|(it, _)| model.cools(*it)).collect::<BTreeMap<_, _>>()
+    );
     let usage = ipam.usage(Timestamp::from_millis(model.now));
     let usage: Vec<_> =
         usage.into_iter().map(|it| (it.cidr, it.allocated, it.cooling, it.capacity)).collect();
