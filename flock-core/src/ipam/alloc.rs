@@ -74,13 +74,13 @@ impl Ipam {
             if let Some(embedding) = &request.embed {
                 targets = embedded(embedding, &targets, &mut entropy)?;
             }
-            if let IpAddr::V6(chosen) = self.choose(&self.v6, &targets, &mut entropy)? {
+            if let IpAddr::V6(chosen) = self.choose(&self.v6, &targets, &anycast, &mut entropy)? {
                 addresses.v6 = Some(chosen);
             }
         }
         if addresses.v4.is_none()
             && let Some(targets) = targets(Family::V4, &request.v4, self.v4.pools())?
-            && let IpAddr::V4(chosen) = self.choose(&self.v4, &targets, &mut entropy)?
+            && let IpAddr::V4(chosen) = self.choose(&self.v4, &targets, &anycast, &mut entropy)?
         {
             addresses.v4 = Some(chosen);
         }
@@ -136,7 +136,10 @@ impl Ipam {
     /// Records what is already so, from the kernel or a file: no pool, reservation or cooldown stands
     /// against it, only another holder does. Takes the place of an earlier record of the same attachment;
     /// addresses of that one that are not in the new one are free at once.
-    pub fn adopt(&mut self, allocation: Allocation) -> Result<(), IpamError> {
+    pub fn adopt(&mut self, mut allocation: Allocation) -> Result<(), IpamError> {
+        // What it has to itself it does not share.
+        let own: Vec<IpAddr> = allocation.held().collect();
+        allocation.anycast.retain(|address| !own.contains(address));
         if allocation.addresses.is_empty() {
             return Err(IpamError::NoFamily { attachment: allocation.attachment });
         }
@@ -253,23 +256,31 @@ impl Ipam {
         self.holder(address).map(|holder| IpamError::Held { address, holder: holder.into() })
     }
 
-    /// An address of one family from these ranges. Changes nothing.
+    /// An address of one family from these ranges, none that the pod is to share. Changes nothing.
     fn choose(
         &self,
         space: &Space,
         targets: &[Target<'_>],
+        anycast: &[IpAddr],
         entropy: &mut SplitMix64,
     ) -> Result<IpAddr, IpamError> {
         let family = space.family();
-        if let Some(found) = space.find(targets, entropy) {
+        let of_family = anycast.iter().filter(|address| Family::of(**address) == family);
+        let avoid: Vec<u128> = of_family.map(|address| number(*address)).collect();
+        if let Some(found) = space.find(targets, &avoid, entropy) {
             return Ok(address(family, found));
         }
         // Nothing was found: say why as closely as possible.
         if let [target] = targets
             && let Some(pinned) = target.only()
-            && let Some(refusal) = self.refusal(address(family, pinned), Some(target.pool))
         {
-            return Err(refusal);
+            let address = address(family, pinned);
+            if let Some(refusal) = self.refusal(address, Some(target.pool)) {
+                return Err(refusal);
+            }
+            if avoid.contains(&pinned) {
+                return Err(IpamError::Reserved { address, why: "is an anycast address of the same pod" });
+            }
         }
         let ranges = targets.iter().map(|target| target.range.net).collect();
         if !targets.iter().any(|target| space.usable(target)) {

@@ -135,20 +135,31 @@ impl Space {
         }
     }
 
-    /// An address of the first target that has a free one; else the one that has cooled longest.
-    pub(super) fn find(&self, targets: &[Target<'_>], entropy: &mut SplitMix64) -> Option<u128> {
-        targets.iter().find_map(|target| self.free(target, entropy)).or_else(|| {
+    /// An address of the first target that has a free one; else the one that has cooled longest. None to
+    /// `avoid`.
+    pub(super) fn find(
+        &self,
+        targets: &[Target<'_>],
+        avoid: &[u128],
+        entropy: &mut SplitMix64,
+    ) -> Option<u128> {
+        targets.iter().find_map(|target| self.free(target, avoid, entropy)).or_else(|| {
             let fits = |target: &Target<'_>, number| {
-                target.range.contains(number) && self.barred_until(target, number).is_none()
+                target.range.contains(number)
+                    && self.barred_until(target, number).is_none()
+                    && !avoid.contains(&number)
             };
             let fits_any = |number: &u128| targets.iter().any(|target| fits(target, *number));
             self.by_age.iter().map(|(_, number)| *number).find(fits_any)
         })
     }
 
-    fn free(&self, target: &Target<'_>, entropy: &mut SplitMix64) -> Option<u128> {
+    fn free(&self, target: &Target<'_>, avoid: &[u128], entropy: &mut SplitMix64) -> Option<u128> {
         let Block { first, last, .. } = target.range;
-        let blocked = |number| self.taken.run_end(number).or_else(|| self.barred_until(target, number));
+        let blocked = |number| {
+            let avoided = || avoid.contains(&number).then_some(number);
+            self.taken.run_end(number).or_else(|| self.barred_until(target, number)).or_else(avoided)
+        };
         if self.family == Family::V4 {
             return lowest(first, last, blocked);
         }

@@ -247,3 +247,37 @@ fn a_given_address_stays_with_its_pod_when_a_pool_comes_to_cover_it() {
     // Asked again, it is what it was, although .1 is the gateway's now.
     assert!(ipam.allocate(&only("a", &["192.0.2.2", "192.0.2.1"]), START, 0).is_ok());
 }
+
+#[test]
+fn what_a_pod_shares_is_not_chosen_for_it_alone() {
+    let mut ipam = ipam_with(&["2001:db8::/126"], &["192.0.2.0/29"], &[]);
+    let shared = ["192.0.2.2", "2001:db8::1", "192.0.2.3"];
+    let sharing = |name: &str| Request {
+        anycast: shared.iter().map(|text| ip(text)).collect(),
+        ..request(name, Want::Any, Want::Any)
+    };
+    for (name, chosen) in [("a", "192.0.2.4"), ("b", "192.0.2.5")] {
+        let allocation = ipam.allocate(&sharing(name), START, 0).unwrap();
+        assert_eq!(allocation.addresses.v4.unwrap().to_string(), chosen);
+        assert_ne!(allocation.addresses.v6.unwrap().to_string(), "2001:db8::1");
+        assert_eq!(allocation.anycast, shared.map(ip));
+    }
+    let pin = Request { v4: within(&["192.0.2.6/32"]), anycast: vec![ip("192.0.2.6")], ..sharing("c") };
+    let refused = ipam.allocate(&Request { v6: Want::No, ..pin }, START, 0).unwrap_err();
+    assert_eq!(
+        (refused.to_string().as_str(), refused.retry()),
+        (
+            "address 192.0.2.6 cannot be given to a pod: it is an anycast address of the same pod",
+            Retry::Never
+        )
+    );
+    // Nothing but what is shared is left, and it does not become free by resting.
+    let last = Request { v6: Want::No, v4: Want::Any, ..request("d", Want::No, Want::No) };
+    assert!(ipam.allocate(&last, START, 0).is_ok());
+    let late = Request { attachment: id("e"), ..last };
+    let refused = ipam.allocate(&late, START, 0).unwrap_err();
+    assert_eq!(refused.to_string(), "no free IPv4 address in 192.0.2.0/29: 5 in use, 0 cooling down");
+    ipam.release(&id("a"), START);
+    let again = ipam.allocate(&late, START, 0).unwrap();
+    assert_eq!(again.addresses.v4, Some("192.0.2.4".parse().unwrap()));
+}
