@@ -221,7 +221,12 @@ impl ClaimError {
     /// When to try again.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::NotClaimed { miss, .. } if matches!(**miss, Miss::Unknown { .. }) => Retry::Later,
+            // Labels of a namespace nobody named never come.
+            Self::NotClaimed { namespace, miss, .. }
+                if !namespace.is_empty() && matches!(**miss, Miss::Unknown { .. }) =>
+            {
+                Retry::Later
+            }
             Self::NotClaimed { .. } | Self::Taken { .. } => Retry::Never,
         }
     }

@@ -7,7 +7,10 @@ use ipnet::IpNet;
 
 use super::Retry;
 use crate::config::NodeConfigSpec;
+use crate::family::Family;
 use crate::ids::{NodeName, PodKey, PodUid};
+use crate::prefix;
+use crate::special::{overlap, special_ranges};
 
 /// What the cluster says: the node's configuration, pods, namespaces.
 #[async_trait]
@@ -57,10 +60,13 @@ pub struct ClusterView {
 }
 
 impl ClusterView {
-    /// Notes the pools of another node. What is not a prefix is for that node to complain about.
+    /// Notes the pools of another node. What cannot be one is for that node to complain about: a `::/0` there
+    /// takes no address from the pods here.
     pub fn add_foreign_pools(&mut self, node: NodeName, spec: &NodeConfigSpec) {
+        let special = |net: &IpNet| special_ranges(Family::of(net.addr())).any(|(_, it)| overlap(&it, net));
         let written = spec.cidr6.iter().chain(&spec.cidr4);
-        let pools = written.filter_map(|text| text.parse().ok()).map(|net: IpNet| net.trunc());
+        let pools = written.filter_map(|text| prefix::parse(text)).map(|net| net.trunc());
+        let pools = pools.filter(|net| !special(net));
         self.foreign_pools.insert(node, pools.collect());
     }
 }

@@ -8,7 +8,7 @@ use flock_core::claims::{Asker, Claim, Kind, Surroundings, grant};
 use flock_core::config::{NodeConfig, NodeConfigSpec, Peer};
 use flock_core::ids::{NodeName, PodKey};
 use flock_core::pod_plan::{PodFacts, pod_plan};
-use flock_core::ports::Retry;
+use flock_core::ports::{ClusterView, Retry};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -152,6 +152,7 @@ fn the_closest_entry_says_what_is_missing() {
     let nobody = Asker { namespace: "", labels: None };
     let refused = grant(&entries, &Surroundings::default(), &nobody, Anycast, ip("203.0.113.1")).unwrap_err();
     assert!(refused.to_string().starts_with("namespace - may not take 203.0.113.1 as anycast: "));
+    assert_eq!(refused.retry(), Retry::Never); // nobody's labels never come
 }
 
 #[test]
@@ -246,6 +247,21 @@ fn without_claims_any_pod_may_take_any_address_that_is_nobodys() {
             }
         }
     }
+}
+
+#[test]
+fn a_mistake_in_the_configuration_of_another_node_takes_nothing_from_this_one() {
+    let mut view = ClusterView::default();
+    let spec = json!({
+        "cidr6": ["::/0", "2001:db8:f002::/64", "nonsense", "2001:db8:f003::1/64"],
+        "cidr4": ["0.0.0.0/0", "128.0.0.0/1", "198.51.100.0/25"],
+        "bgp": { "asn": 65102 },
+    });
+    let node = NodeName::parse("node-b").unwrap();
+    view.add_foreign_pools(node.clone(), &serde_json::from_value(spec).unwrap());
+    // Host bits leave no doubt which network is meant.
+    let pools = ["2001:db8:f002::/64", "2001:db8:f003::/64", "198.51.100.0/25"];
+    assert_eq!(view.foreign_pools[&node], pools.map(|net| net.parse::<IpNet>().unwrap()));
 }
 
 fn intent(pairs: &[(&str, &str)]) -> PodIntent {
