@@ -4,21 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flock_core::app::{
-    AttachError, AttachRequest, Attached, CheckError, CheckRequest, Configured, DetachError, Node, Ports,
-    RoutesSynced, Settings,
-};
-use flock_core::config::{BgpSpec, NodeConfigSpec, PeerSpec};
-use flock_core::ids::{AttachmentId, NodeName};
+use flock_core::app::{AttachError, AttachRequest, CheckError, Configured, DetachError, RoutesSynced};
 use flock_core::ipam::{Addresses, Phase};
-use flock_core::ports::{
-    InterfaceAddress, NetnsPath, NodeConfigView, NodeFacts, Readiness, Retry, StateStore,
-};
+use flock_core::ports::{InterfaceAddress, NodeFacts, Retry, StateStore};
 use flock_core::route::RouteProtocol;
-use flock_core::testing::{
-    FakeKernel, FakePodSource, FakeRouting, FakeStatusSink, FakeStore, KernelCall, pod_view,
-};
-use flock_core::time::Timestamp;
+use flock_core::testing::{FakeStore, KernelCall, pod_view};
 
 use crate::world::*;
 

@@ -13,5 +13,5 @@ mod given;
 mod ipam;
 mod ipam_model;
 mod route;
-mod world;
 mod subranges;
+mod world;

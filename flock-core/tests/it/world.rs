@@ -1,23 +1,17 @@
 //! A node over fakes, for the tests of the use cases.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use flock_core::app::{
-    AttachError, AttachRequest, Attached, CheckError, CheckRequest, Configured, DetachError, Node, Ports,
-    RoutesSynced, Settings,
+    AttachError, AttachRequest, Attached, CheckError, CheckRequest, DetachError, Node, Ports, Settings,
 };
 use flock_core::config::{BgpSpec, NodeConfigSpec, PeerSpec};
 use flock_core::ids::{AttachmentId, NodeName};
-use flock_core::ipam::{Addresses, Phase};
-use flock_core::ports::{
-    InterfaceAddress, NetnsPath, NodeConfigView, NodeFacts, Readiness, Retry, StateStore,
-};
+use flock_core::ipam::Phase;
+use flock_core::ports::{NetnsPath, NodeConfigView, Readiness, StateStore};
 use flock_core::route::RouteProtocol;
-use flock_core::testing::{
-    FakeKernel, FakePodSource, FakeRouting, FakeStatusSink, FakeStore, KernelCall, pod_view,
-};
+use flock_core::testing::{FakeKernel, FakePodSource, FakeRouting, FakeStatusSink, FakeStore};
 use flock_core::time::Timestamp;
 
 /// A node and the fakes around it; the fakes outlive a restart.
