@@ -78,7 +78,7 @@ pub(crate) fn static_binary(root: &Path, package: &str, name: &str) -> Result<Pa
 }
 
 /// The triple rustc builds for when it is not told.
-fn host_triple() -> Result<String> {
+pub(crate) fn host_triple() -> Result<String> {
     let version = cmd::output(Command::new("rustc").arg("-vV").current_dir(cmd::root()))?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     host.map(str::to_owned).context("rustc -vV does not name its host")

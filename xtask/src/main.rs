@@ -1,4 +1,4 @@
-//! The habits of the project as commands: `cargo xtask lab`, `test`, `build`, `bench`.
+//! The habits of the project as commands: `cargo xtask lab`, `test`, `build`, `bench`, `fuzz`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod check;
 mod cmd;
+mod fuzz;
 mod lab;
 mod packages;
 
@@ -37,6 +38,8 @@ enum Task {
     /// Measure what a pod's network costs and how soon it works, in namespaces of its own (needs root)
     #[cfg(target_os = "linux")]
     Bench(bench::BenchArgs),
+    /// Throw changed inputs at every parser of what comes from outside, for a while (needs a nightly compiler)
+    Fuzz(fuzz::FuzzArgs),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => check::run(&args),
         #[cfg(target_os = "linux")]
         Task::Bench(args) => bench::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -1,4 +1,4 @@
-//! The programs the lab and the tests run, and the Debian packages they come from.
+//! The programs the lab, the tests and the fuzzers run, and the Debian packages they come from.
 //!
 //! Nothing is installed silently: what, why and the exact command are printed first. Where everything is
 //! there already, nothing is printed and nothing is run.
@@ -54,6 +54,10 @@ pub(crate) const NFTABLES: Package =
 /// Reachability.
 pub(crate) const PING: Package =
     Package { name: "iputils-ping", programs: &["ping"], why: "proves that packets arrive", units: &[] };
+
+/// A C++ compiler, which libFuzzer takes.
+pub(crate) const CXX: Package =
+    Package { name: "g++", programs: &["c++"], why: "builds libFuzzer", units: &[] };
 
 /// Makes sure the programs of these packages are there, installing what is missing.
 ///
