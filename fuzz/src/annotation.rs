@@ -1,17 +1,40 @@
-//! Annotations of a pod: [`PodIntent::parse`].
+//! Annotations of a pod: [`PodIntent::parse`], then what such a pod gets on some nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use flock_core::annotation::{PREFIX, PodIntent};
-use flock_core::iid::Field;
+use flock_core::config::{BgpSpec, ClaimSpec, NodeConfig, NodeConfigSpec};
+use flock_core::ids::PodKey;
+use flock_core::pod_plan::PodFacts;
+use flock_core::problem::Problem;
+
+use crate::pod_plan;
 
 /// The keys that have a meaning, without their prefix.
 const KEYS: [&str; 7] = ["ipv6", "ipv4", "cidr6", "cidr4", "ip-algo", "anycast", "addresses"];
 
 /// What one problem may come to, in bytes: its message is for a person.
 const LONGEST_PROBLEM: usize = 4096;
+
+/// Nodes that the pods meet: with much room, with little and a claim, with one family.
+static NODES: LazyLock<[NodeConfig; 3]> = LazyLock::new(|| {
+    let node = |pools: [&[&str]; 2], claims: &[&str]| {
+        let [cidr6, cidr4] = pools.map(|pools| pools.iter().map(ToString::to_string).collect());
+        let claim = |cidr: &&str| ClaimSpec { cidrs: vec![(*cidr).to_owned()], ..ClaimSpec::default() };
+        let bgp = BgpSpec { asn: 65101, ..BgpSpec::default() };
+        let claims = claims.iter().map(claim).collect();
+        NodeConfig::validate(&NodeConfigSpec { cidr6, cidr4, bgp, claims, ..NodeConfigSpec::default() })
+            .unwrap()
+    };
+    [
+        node([&["2001:db8:f001::/64", "2001:db8:f002::/48"], &["192.0.2.0/24", "198.51.100.0/26"]], &[]),
+        node([&["2001:db8:f001::/124"], &["192.0.2.0/30"]], &["2001:db8:a::/64", "192.0.0.0/8"]),
+        node([&["2001:db8:f001::/120"], &[]], &[]),
+    ]
+});
 
 /// Takes the text once as lines `KEY=VALUE`, where a key without `/` gets flock's prefix, and once per known key
 /// as its value.
@@ -31,13 +54,48 @@ pub(crate) fn check(annotations: &BTreeMap<String, String>) {
         Ok(intent) => check_intent(&intent),
         Err(error) => {
             assert!(!error.problems().is_empty());
-            for problem in error.problems() {
-                let text = problem.to_string();
-                assert!(text.len() <= LONGEST_PROBLEM, "{} bytes: {text}", text.len());
-                assert!(problem.field.starts_with(PREFIX), "{text}");
-            }
+            error.problems().iter().for_each(|problem| check_problem(annotations, problem));
+            // Every problem is told at once: without the keys it names, nothing stands against the rest.
+            let named: BTreeSet<_> = error.problems().iter().map(|problem| problem.field.as_str()).collect();
+            let mut rest = annotations.clone();
+            rest.retain(|key, _| !named.contains(shown(key).as_str()));
+            assert!(PodIntent::parse(&rest).is_ok(), "{rest:?} without {named:?}");
         }
     }
+}
+
+/// A problem names a key, its value or an entry of it, a reason, and a way out that is one.
+fn check_problem(annotations: &BTreeMap<String, String>, problem: &Problem) {
+    let text = problem.to_string();
+    assert!(text.len() <= LONGEST_PROBLEM, "{} bytes: {text}", text.len());
+    assert!(!text.contains(char::is_control), "{text:?}");
+    assert!(problem.field.starts_with(PREFIX), "{text}");
+    assert!(!problem.reason.is_empty() && !problem.fix.is_empty(), "{text}");
+    // Two keys may look the same when they are cut, or share an address.
+    let mut named = annotations.iter().filter(|(key, _)| shown(key) == problem.field);
+    let fits = |value: &str| {
+        std::iter::once(value)
+            .chain(value.split(',').map(str::trim))
+            .any(|part| Problem::quote(part) == problem.value)
+    };
+    let alone =
+        |key: &str, value: &str| PodIntent::parse(&BTreeMap::from([(key.to_owned(), value.to_owned())]));
+    if problem.reason.starts_with("is also in ") {
+        assert!(named.next().is_some(), "{text}");
+    } else {
+        assert!(named.any(|(key, value)| fits(value) && alone(key, value).is_err()), "{text}");
+    }
+    if let Some(advice) = problem.fix.strip_prefix("write ")
+        && !advice.contains(' ')
+        && let Err(again) = alone(&problem.field, advice.trim_matches('"'))
+    {
+        assert!(again.problems().iter().all(|it| it.reason != problem.reason), "{text}, and then: {again}");
+    }
+}
+
+/// A key as a problem shows it.
+fn shown(key: &str) -> String {
+    key.chars().take(120).flat_map(char::escape_debug).collect()
 }
 
 fn check_intent(intent: &PodIntent) {
@@ -58,6 +116,11 @@ fn check_intent(intent: &PodIntent) {
     }
     assert!(!intent.anycast.iter().any(|address| intent.addresses.contains(address)), "{intent:?}");
     assert_eq!(PodIntent::parse(&print(intent)).as_ref(), Ok(intent), "printed and read again");
+    let key = PodKey::new("shop", "web-0").unwrap();
+    let facts = PodFacts { key: Some(&key), image: Some("img:1"), namespace_labels: None };
+    for config in NODES.iter() {
+        pod_plan::check(intent, facts, config, &BTreeMap::new());
+    }
 }
 
 fn assert_distinct<T: Ord + std::fmt::Debug>(items: &[T]) {
@@ -70,17 +133,12 @@ fn print(intent: &PodIntent) -> BTreeMap<String, String> {
         let texts: Vec<_> = items.iter().map(ToString::to_string).collect();
         (!texts.is_empty()).then(|| texts.join(","))
     }
-    let names = intent.ip_algo.iter().map(|field| match field {
-        Field::Namespace => "namespace",
-        Field::Pod => "pod",
-        Field::Image => "image",
-    });
     let values = [
         intent.ipv6.map(|wanted| wanted.to_string()),
         intent.ipv4.map(|wanted| wanted.to_string()),
         list(&intent.cidr6),
         list(&intent.cidr4),
-        list(&names.collect::<Vec<_>>()),
+        list(&intent.ip_algo),
         list(&intent.anycast),
         list(&intent.addresses),
     ];

@@ -23,6 +23,7 @@ pub mod bird_reply;
 pub mod cni_stdin;
 pub mod node_config;
 mod plugin;
+mod pod_plan;
 pub mod socket_line;
 
 /// A target: takes any bytes, panics where a law does not hold.

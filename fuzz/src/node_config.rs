@@ -1,13 +1,17 @@
-//! Manifests: [`flock_k8s::read_manifests`], then [`NodeConfig::validate`] and the annotations of the pods.
+//! Manifests: [`flock_k8s::read_manifests`], then [`NodeConfig::validate`], the annotations of the pods, and what
+//! these pods get on such a node.
 
 use std::net::IpAddr;
 
+use flock_core::annotation::PodIntent;
 use flock_core::config::{NodeConfig, NodeConfigSpec};
 use flock_core::ids::{NodeName, PodKey};
+use flock_core::iid::Field;
+use flock_core::pod_plan::PodFacts;
 use flock_core::ports::ClusterView;
 use ipnet::IpNet;
 
-use crate::annotation;
+use crate::{annotation, pod_plan};
 
 /// What one problem may come to, in bytes: it is shown to a person, and written to the log.
 const LONGEST_PROBLEM: usize = 4096;
@@ -40,14 +44,17 @@ fn check(node: &NodeName, view: &ClusterView) {
         annotation::check(&pod.annotations);
     }
     if let Some(Ok(spec)) = view.node_config.as_ref().map(|config| config.spec.as_ref()) {
-        check_spec(spec);
+        check_spec(spec, view);
         assert_eq!(&read_again(node, spec), spec, "printed and read again");
     }
 }
 
-fn check_spec(spec: &NodeConfigSpec) {
+fn check_spec(spec: &NodeConfigSpec, view: &ClusterView) {
     match NodeConfig::validate(spec) {
-        Ok(config) => check_config(&config),
+        Ok(config) => {
+            check_config(&config);
+            check_pods(&config, view);
+        }
         Err(error) => {
             assert!(!error.problems().is_empty());
             for problem in error.problems() {
@@ -79,6 +86,39 @@ fn check_config(config: &NodeConfig) {
         assert!(!peer.address.is_unspecified() && !peer.address.is_multicast(), "{peer:?}");
     }
     assert!(config.bgp.router_id.is_none_or(|id| !IpAddr::V4(id).is_unspecified()));
+}
+
+/// The pods of the same file, and some that are always there, on such a node.
+fn check_pods(config: &NodeConfig, view: &ClusterView) {
+    for pod in view.pods.values() {
+        let Ok(intent) = PodIntent::parse(&pod.annotations) else { continue };
+        let facts = PodFacts {
+            key: Some(&pod.key),
+            image: pod.image.as_deref(),
+            namespace_labels: view.namespaces.get(pod.key.namespace()),
+        };
+        pod_plan::check(&intent, facts, config, &view.foreign_pools);
+    }
+    let key = PodKey::new("shop", "web-0").unwrap();
+    let facts = PodFacts { key: Some(&key), image: Some("img:1"), namespace_labels: None };
+    for intent in usual_pods(config) {
+        pod_plan::check(&intent, facts, config, &view.foreign_pools);
+    }
+}
+
+/// A pod for everything that a pod can ask of this node.
+fn usual_pods(config: &NodeConfig) -> [PodIntent; 5] {
+    let six = config.cidr6.last().map(|pool| IpAddr::V6(pool.broadcast()));
+    let four = config.cidr4.last().map(|pool| IpAddr::V4(pool.hosts().nth(1).unwrap_or(pool.addr())));
+    let elsewhere = ["2001:db8:a::53", "198.51.100.53"].map(|text| text.parse().unwrap());
+    let nothing = PodIntent::default;
+    [
+        nothing(),
+        PodIntent { ipv6: Some(true), ipv4: Some(true), ..nothing() },
+        PodIntent { ip_algo: Field::ALL.to_vec(), ..nothing() },
+        PodIntent { cidr6: config.cidr6.clone(), cidr4: config.cidr4.clone(), ..nothing() },
+        PodIntent { addresses: six.into_iter().chain(four).chain(elsewhere).collect(), ..nothing() },
+    ]
 }
 
 /// The configuration after a manifest was made of it.
