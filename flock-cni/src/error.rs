@@ -43,8 +43,9 @@ pub mod code {
 const SWALLOWED: [(&str, &str); 2] =
     [("not found", "missing"), ("no such file or directory", "nothing at this path")];
 
-/// A CNI error. Whatever the verb and wherever the text came from, a value of this type does not contain
-/// a phrase that makes a runtime take a failed DEL for a success: the constructors see to it.
+/// A CNI error. Whatever the verb and wherever the text came from, a value of this type is one line without control
+/// sequences, and does not contain a phrase that makes a runtime take a failed DEL for a success: the
+/// constructors see to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CniError {
     code: u32,
@@ -55,13 +56,13 @@ pub struct CniError {
 impl CniError {
     /// An error with a code of [`code`] and one sentence.
     pub fn new(code: u32, msg: &str) -> Self {
-        Self { code, msg: defuse(msg), details: String::new() }
+        Self { code, msg: clean(msg), details: String::new() }
     }
 
     /// The same with more to tell.
     #[must_use]
     pub fn with_details(self, details: &str) -> Self {
-        Self { details: defuse(details), ..self }
+        Self { details: clean(details), ..self }
     }
 
     /// The same error under another code.
@@ -77,14 +78,9 @@ impl CniError {
 
     /// The sentence, and the details after a semicolon where there are any; on one line.
     pub fn text(&self) -> String {
-        let mut text = self.msg.clone();
-        if !self.details.is_empty() {
-            text.push_str("; ");
-            text.push_str(&self.details);
-        }
-        // Text of the agent or the runtime ends up on terminals: no control sequences. A line feed turned
-        // into a space may complete a phrase.
-        defuse(&text.replace(char::is_control, " "))
+        // No phrase holds a semicolon, so none is completed here.
+        let parts = [self.msg.as_str(), self.details.as_str()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
     }
 
     /// The JSON document of the specification ("Error"), in one line without its end.
@@ -113,6 +109,12 @@ impl From<Failure> for CniError {
         let msg = if failure.msg.is_empty() { "flock-agent refuses without a reason" } else { &failure.msg };
         Self::new(code, msg).with_details(&failure.details)
     }
+}
+
+/// Text of the agent or the runtime as it may be shown. It ends up on terminals, hence no control characters; and
+/// they go first, since a space may complete a phrase, and so may the `n` of a line feed that JSON writes as `\n`.
+fn clean(text: &str) -> String {
+    defuse(&text.replace(char::is_control, " "))
 }
 
 /// Replaces every phrase of [`SWALLOWED`].
@@ -161,6 +163,8 @@ mod tests {
             ("not not foundfound", "not missingfound"),
             ("äöü not found äöü", "äöü missing äöü"),
             ("notfound, not-found, not  found", "notfound, not-found, not  found"),
+            ("not\nfound", "missing"),
+            ("\no such file or directory", " o such file or directory"),
             ("", ""),
         ];
         for (text, expect) in cases {
@@ -187,6 +191,8 @@ mod tests {
     fn text_for_people_is_one_line_without_control_sequences() {
         let error = CniError::new(code::INTERNAL, "a\n\u{1b}[31mred").with_details("b\r\0");
         assert_eq!(error.text(), "a  [31mred; b  ");
+        let json = error.to_json(SpecVersion::NEWEST);
+        assert!(json.ends_with(r#""msg":"a  [31mred","details":"b  "}"#), "{json}");
     }
 
     #[test]
@@ -202,7 +208,7 @@ mod tests {
             parts in prop::collection::vec(
                 prop::sample::select(vec![
                     "not", "NOT", "no", "t", " ", "found", "Found", "fo", "und", "; ", "missing", "such file", "\n",
-                    "No", "or directory", "y", "n", "not found", "no such file or directory", "ä",
+                    "No", "or directory", "y", "n", "o such file or directory", "\t found", "not found", "no such file or directory", "ä",
                 ]),
                 0..24,
             ),
