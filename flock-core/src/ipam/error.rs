@@ -158,6 +158,27 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Prefixes for a message: of many, as many as a person reads.
 fn list(nets: &[IpNet]) -> String {
-    nets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", ")
+    const SHOWN: usize = 16;
+    let shown: Vec<_> = nets.iter().take(SHOWN).map(IpNet::to_string).collect();
+    match nets.len().checked_sub(SHOWN) {
+        None | Some(0) => shown.join(", "),
+        Some(more) => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_names_a_few_prefixes_and_counts_the_rest() {
+        let nets = |count: u8| {
+            (0..count).map(|n| IpNet::new([192, 0, 2, n].into(), 32).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(list(&nets(2)), "192.0.2.0/32, 192.0.2.1/32");
+        assert!(list(&nets(16)).ends_with(", 192.0.2.15/32"));
+        assert!(list(&nets(200)).ends_with(", 192.0.2.15/32 and 184 more"));
+    }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use flock_fuzz::{TARGETS, Target};
 
 /// Changed inputs per file: what all targets take in a second or two without optimisation.
-const CHANGES: usize = 48;
+const CHANGES: usize = 24;
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
