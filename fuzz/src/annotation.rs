@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use flock_core::annotation::{PREFIX, PodIntent};
+use flock_core::annotation::{AnnotationError, PREFIX, PodIntent};
 use flock_core::config::{BgpSpec, ClaimSpec, NodeConfig, NodeConfigSpec};
 use flock_core::ids::PodKey;
 use flock_core::pod_plan::PodFacts;
@@ -18,6 +18,9 @@ const KEYS: [&str; 7] = ["ipv6", "ipv4", "cidr6", "cidr4", "ip-algo", "anycast",
 
 /// What one problem may come to, in bytes: its message is for a person.
 const LONGEST_PROBLEM: usize = 4096;
+
+/// How the one reason starts that two keys have together.
+const ALSO: &str = "is also in ";
 
 /// Nodes that the pods meet: with much room, with little and a claim, with one family.
 static NODES: LazyLock<[NodeConfig; 3]> = LazyLock::new(|| {
@@ -57,9 +60,13 @@ pub(crate) fn check(annotations: &BTreeMap<String, String>) {
             error.problems().iter().for_each(|problem| check_problem(annotations, problem));
             // Every problem is told at once: without the keys it names, nothing stands against the rest.
             let named: BTreeSet<_> = error.problems().iter().map(|problem| problem.field.as_str()).collect();
-            let mut rest = annotations.clone();
-            rest.retain(|key, _| !named.contains(shown(key).as_str()));
+            let (bad, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                annotations.clone().into_iter().partition(|(key, _)| named.contains(shown(key).as_str()));
             assert!(PodIntent::parse(&rest).is_ok(), "{rest:?} without {named:?}");
+            // And no key is named for what another one holds.
+            for (key, value) in bad.iter().filter(|_| !is_shared(&error)) {
+                assert!(alone(key, value).is_err(), "{key}={value} is named in {error}");
+            }
         }
     }
 }
@@ -71,26 +78,28 @@ fn check_problem(annotations: &BTreeMap<String, String>, problem: &Problem) {
     assert!(!text.contains(char::is_control), "{text:?}");
     assert!(problem.field.starts_with(PREFIX), "{text}");
     assert!(!problem.reason.is_empty() && !problem.fix.is_empty(), "{text}");
-    // Two keys may look the same when they are cut, or share an address.
-    let mut named = annotations.iter().filter(|(key, _)| shown(key) == problem.field);
-    let fits = |value: &str| {
-        std::iter::once(value)
-            .chain(value.split(',').map(str::trim))
-            .any(|part| Problem::quote(part) == problem.value)
+    let is_value = |value: &str| {
+        let mut parts = std::iter::once(value).chain(value.split(',').map(str::trim));
+        parts.any(|part| Problem::quote(part) == problem.value)
     };
-    let alone =
-        |key: &str, value: &str| PodIntent::parse(&BTreeMap::from([(key.to_owned(), value.to_owned())]));
-    if problem.reason.starts_with("is also in ") {
-        assert!(named.next().is_some(), "{text}");
-    } else {
-        assert!(named.any(|(key, value)| fits(value) && alone(key, value).is_err()), "{text}");
-    }
+    // Two keys may look the same when they are cut. An address that is also elsewhere is told as it is printed.
+    let mut named = annotations.iter().filter(|(key, _)| shown(key) == problem.field);
+    assert!(named.any(|(_, value)| is_value(value) || problem.reason.starts_with(ALSO)), "{text}");
     if let Some(advice) = problem.fix.strip_prefix("write ")
         && !advice.contains(' ')
         && let Err(again) = alone(&problem.field, advice.trim_matches('"'))
     {
         assert!(again.problems().iter().all(|it| it.reason != problem.reason), "{text}, and then: {again}");
     }
+}
+
+fn is_shared(error: &AnnotationError) -> bool {
+    error.problems().iter().any(|problem| problem.reason.starts_with(ALSO))
+}
+
+/// One annotation without the others.
+fn alone(key: &str, value: &str) -> Result<PodIntent, AnnotationError> {
+    PodIntent::parse(&BTreeMap::from([(key.to_owned(), value.to_owned())]))
 }
 
 /// A key as a problem shows it.
