@@ -57,7 +57,8 @@ pub(crate) fn check(annotations: &BTreeMap<String, String>) {
         Ok(intent) => check_intent(&intent),
         Err(error) => {
             assert!(!error.problems().is_empty());
-            error.problems().iter().for_each(|problem| check_problem(annotations, problem));
+            let values = values(annotations);
+            error.problems().iter().for_each(|problem| check_problem(&values, problem));
             // Every problem is told at once: without the keys it names, nothing stands against the rest.
             let named: BTreeSet<_> = error.problems().iter().map(|problem| problem.field.as_str()).collect();
             let (bad, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -72,19 +73,15 @@ pub(crate) fn check(annotations: &BTreeMap<String, String>) {
 }
 
 /// A problem names a key, its value or an entry of it, a reason, and a way out that is one.
-fn check_problem(annotations: &BTreeMap<String, String>, problem: &Problem) {
+fn check_problem(values: &BTreeMap<String, BTreeSet<String>>, problem: &Problem) {
     let text = problem.to_string();
     assert!(text.len() <= LONGEST_PROBLEM, "{} bytes: {text}", text.len());
     assert!(!text.contains(char::is_control), "{text:?}");
     assert!(problem.field.starts_with(PREFIX), "{text}");
     assert!(!problem.reason.is_empty() && !problem.fix.is_empty(), "{text}");
-    let is_value = |value: &str| {
-        let mut parts = std::iter::once(value).chain(value.split(',').map(str::trim));
-        parts.any(|part| Problem::quote(part) == problem.value)
-    };
-    // Two keys may look the same when they are cut. An address that is also elsewhere is told as it is printed.
-    let mut named = annotations.iter().filter(|(key, _)| shown(key) == problem.field);
-    assert!(named.any(|(_, value)| is_value(value) || problem.reason.starts_with(ALSO)), "{text}");
+    let given = values.get(&problem.field).expect("a key that is there");
+    // An address that is also elsewhere is told as it is printed.
+    assert!(given.contains(&problem.value) || problem.reason.starts_with(ALSO), "{text}");
     if let Some(advice) = problem.fix.strip_prefix("write ")
         && !advice.contains(' ')
         && let Err(again) = alone(&problem.field, advice.trim_matches('"'))
@@ -95,6 +92,16 @@ fn check_problem(annotations: &BTreeMap<String, String>, problem: &Problem) {
 
 fn is_shared(error: &AnnotationError) -> bool {
     error.problems().iter().any(|problem| problem.reason.starts_with(ALSO))
+}
+
+/// By key, as problems show it, the value and its entries, as problems show them. Long keys may look the same.
+fn values(annotations: &BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut values: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for (key, value) in annotations {
+        let parts = std::iter::once(value.as_str()).chain(value.split(',').map(str::trim));
+        values.entry(shown(key)).or_default().extend(parts.map(Problem::quote));
+    }
+    values
 }
 
 /// One annotation without the others.
