@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flock_core::ids::{NodeName, PodKey};
 
+#[cfg(target_os = "linux")]
 use crate::bird::BirdArgs;
 
 /// The node agent of flock: gives pods addresses and links, and tells the network where they are.
@@ -17,17 +19,32 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[cfg(target_os = "linux")]
     /// Serve the plugin on this node until SIGTERM; routes, links and addresses stay when it ends.
     Run(RunArgs),
+    #[cfg(target_os = "linux")]
     /// Run BIRD: bootstrap configuration, graceful restart on SIGTERM, exit when BIRD exits.
     Bird(BirdArgs),
     /// Show what the agent of this node knows: sessions, pools, pods.
     Status(StatusArgs),
+    /// Say what was decided for a pod of this node, and why: annotations, addresses, eligibility, routes.
+    Explain(ExplainArgs),
+    /// Say what flock would do with manifests: offline, without privileges, touching nothing.
+    ///
+    /// For each pod: the families and what decides them, where each address would come from, how the network
+    /// would hear of it, and which claim grants it. Pods are planned in the order written, each node starting
+    /// empty; IPv6 addresses that are left to chance show as the prefix they come from.
+    #[command(after_help = PLAN_HELP)]
+    Plan(PlanArgs),
     /// Print the version.
     Version,
 }
 
+const PLAN_HELP: &str = "Exit status: 0 all of it holds; 1 a pod, a NodeConfig or another object has a problem; \
+     2 the command line is wrong, or a file cannot be read.";
+
 /// Arguments of `flock-agent run`.
+#[cfg(target_os = "linux")]
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Name of this node, as in `metadata.name` of its NodeConfig.
@@ -68,6 +85,42 @@ pub(crate) enum LogFormat {
 /// Arguments of `flock-agent status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
+    /// Socket of the agent.
+    #[arg(long, env = "FLOCK_SOCKET", value_name = "PATH", default_value = flock_cni::wire::DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// Form of the output.
+    #[arg(short, long, env = "FLOCK_OUTPUT", value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: OutputFormat,
+}
+
+/// Arguments of `flock-agent plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Manifests of NodeConfigs, Pods and Namespaces: a file, a directory (its *.yaml, *.yml, *.json), or - for
+    /// standard input; may be given several times.
+    #[arg(
+        short,
+        long = "filename",
+        env = "FLOCK_PLAN_FILES",
+        value_name = "FILE",
+        required = true,
+        num_args = 1..
+    )]
+    pub(crate) files: Vec<PathBuf>,
+    /// Plan every pod on this node; where not given on the node it names, else on the only one configured.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub(crate) node_name: Option<NodeName>,
+    /// Form of the output.
+    #[arg(short, long, env = "FLOCK_OUTPUT", value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: OutputFormat,
+}
+
+/// Arguments of `flock-agent explain`.
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The pod.
+    #[arg(env = "FLOCK_POD", value_name = "NAMESPACE/POD", value_parser = PodKey::parse)]
+    pub(crate) pod: PodKey,
     /// Socket of the agent.
     #[arg(long, env = "FLOCK_SOCKET", value_name = "PATH", default_value = flock_cni::wire::DEFAULT_SOCKET)]
     pub(crate) socket: PathBuf,

@@ -1,26 +1,19 @@
 //! `flock-agent status` and `version`: what a person asks the agent of this node.
 
-use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use flock_cni::rpc::{self, Limits};
 use flock_cni::wire::{Call, Reply, Request};
-use flock_core::app::Report;
+use flock_core::app::{Advertised, Report};
 
 use crate::args::{OutputFormat, StatusArgs};
+use crate::print::print;
 
 /// Asks the agent and prints its answer.
 pub(crate) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let socket = args.socket.clone();
-    let response =
-        tokio::task::spawn_blocking(move || rpc::call(&socket, &Request::new(Call::Report), Limits::DEFAULT))
-            .await?;
-    let report = match response {
-        Ok(Reply::Report { report }) => report,
-        Ok(_) => bail!("the agent gave an answer that is not a report"),
-        Err(error) => return Err(error.into()),
-    };
+    let report = ask(&args.socket, Call::Report).await?;
     let text = match args.output {
         OutputFormat::Json => serde_json::to_string_pretty(&report)?,
         OutputFormat::Table => {
@@ -31,18 +24,22 @@ pub(crate) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Asks the agent for a document.
+pub(crate) async fn ask(socket: &Path, call: Call) -> anyhow::Result<serde_json::Value> {
+    let socket = socket.to_owned();
+    let answer =
+        tokio::task::spawn_blocking(move || rpc::call(&socket, &Request::new(call), Limits::DEFAULT)).await?;
+    match answer {
+        Ok(Reply::Report { report }) => Ok(report),
+        Ok(_) => bail!("the agent gave an answer that is not a report"),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Prints the version.
 pub(crate) fn version() -> anyhow::Result<ExitCode> {
     print(concat!("flock-agent ", env!("CARGO_PKG_VERSION")))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A reader that closes the pipe early has seen enough.
-fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
 }
 
 fn table(report: &Report) -> String {
@@ -70,10 +67,14 @@ fn table(report: &Report) -> String {
             vec![pool.cidr.to_string(), pool.allocated.to_string(), pool.cooling.to_string(), capacity]
         }));
     });
+    section(&mut out, &["ADVERTISED", "ANNOUNCED", "POD", "STANDING", "REASON"], |rows| {
+        report.advertised.iter().for_each(|advertised| rows.extend(advertised_rows(advertised)));
+    });
     section(&mut out, &["POD", "ADDRESSES", "LINK", "CONTAINER"], |rows| {
         rows.extend(report.allocations.iter().map(|held| {
             let pod = held.pod.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
-            let addresses: Vec<_> = held.addresses.iter().map(ToString::to_string).collect();
+            let every = held.addresses.iter().chain(&held.extra).chain(&held.anycast);
+            let addresses: Vec<_> = every.map(ToString::to_string).collect();
             let container = held.attachment.container().as_str().chars().take(12).collect();
             vec![pod, addresses.join(" "), held.link.clone(), container]
         }));
@@ -82,6 +83,23 @@ fn table(report: &Report) -> String {
         out.push(format!("problem: {problem}"));
     }
     out.join("\n")
+}
+
+/// A prefix and, line by line, the pods that stand behind it.
+fn advertised_rows(advertised: &Advertised) -> Vec<Vec<String>> {
+    let announced = if advertised.announced { "yes" } else { "no" };
+    let mut first = vec![advertised.prefix.to_string(), announced.to_owned()];
+    if advertised.pods.is_empty() {
+        return vec![first];
+    }
+    let pods = advertised.pods.iter().map(|standing| {
+        let mut row = std::mem::replace(&mut first, vec![String::new(), String::new()]);
+        row.push(standing.pod.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string));
+        row.push(format!("{:?}", standing.standing).to_lowercase());
+        row.push(standing.reason.clone().unwrap_or_default());
+        row
+    });
+    pods.collect()
 }
 
 /// Adds a table with a blank line before it; nothing at all where there are no rows.

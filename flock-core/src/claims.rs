@@ -142,6 +142,11 @@ pub fn grant(
     }
 }
 
+/// The first entry that grants an address; `None` where there is none, and so also where there are no claims.
+pub fn granting(claims: &[Claim], asker: &Asker<'_>, kind: Kind, address: IpAddr) -> Option<usize> {
+    claims.iter().position(|claim| judge(claim, asker, kind, address).is_ok())
+}
+
 fn owner(around: &Surroundings<'_>, address: IpAddr) -> Option<Owner> {
     if around.node.contains(&address) {
         return Some(Owner::Node);

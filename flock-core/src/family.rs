@@ -74,11 +74,9 @@ pub struct Families {
 /// # Ok::<(), flock_core::family::FamilyError>(())
 /// ```
 pub fn families(intent: &PodIntent, node: &NodeConfig) -> Result<Families, FamilyError> {
-    let brings = |family| intent.addresses.iter().any(|address| Family::of(*address) == family);
-    let pool6 = !node.cidr6.is_empty() || brings(Family::V6);
-    let pool4 = !node.cidr4.is_empty() || brings(Family::V4);
-    let (v6, by6) = decide(intent.ipv6, node.defaults.ipv6, pool6);
-    let (v4, by4) = decide(intent.ipv4, node.defaults.ipv4, pool4);
+    let (v6, by6) = wanted(Family::V6, intent, node);
+    let (v4, by4) = wanted(Family::V4, intent, node);
+    let (pool6, pool4) = (possible(Family::V6, intent, node), possible(Family::V4, intent, node));
     let mut problems = Vec::new();
     for (family, wanted, by, pool) in [(Family::V6, v6, by6, pool6), (Family::V4, v4, by4, pool4)] {
         if wanted && !pool {
@@ -99,28 +97,43 @@ pub fn families(intent: &PodIntent, node: &NodeConfig) -> Result<Families, Famil
     if problems.is_empty() { Ok(Families { ipv6: v6, ipv4: v4 }) } else { Err(FamilyError(problems)) }
 }
 
-fn decide(annotation: Option<bool>, default: Option<bool>, pool: bool) -> (bool, DecidedBy) {
+/// Whether a pod is to get a family, and what says so; whether it can is for [`families`] to decide.
+pub fn wanted(family: Family, intent: &PodIntent, node: &NodeConfig) -> (bool, DecidedBy) {
+    let (annotation, default) = match family {
+        Family::V6 => (intent.ipv6, node.defaults.ipv6),
+        Family::V4 => (intent.ipv4, node.defaults.ipv4),
+    };
     match (annotation, default) {
         (Some(wanted), _) => (wanted, DecidedBy::Annotation),
         (None, Some(wanted)) => (wanted, DecidedBy::Defaults),
-        (None, None) => (pool, DecidedBy::Pools),
+        (None, None) => (possible(family, intent, node), DecidedBy::Pools),
     }
 }
 
+/// The node has a pool of the family, or the pod brings an address.
+fn possible(family: Family, intent: &PodIntent, node: &NodeConfig) -> bool {
+    let pool = match family {
+        Family::V6 => !node.cidr6.is_empty(),
+        Family::V4 => !node.cidr4.is_empty(),
+    };
+    pool || intent.addresses.iter().any(|address| Family::of(*address) == family)
+}
+
 /// What decided whether a pod gets a family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DecidedBy {
     /// The pod's annotation.
     Annotation,
     /// The node's `spec.defaults`.
     Defaults,
-    /// Whether the node has a pool.
+    /// Whether the node has a pool, or the pod brings an address.
     Pools,
 }
 
 impl DecidedBy {
     /// The field that decided.
-    fn field(self, family: Family) -> String {
+    pub(crate) fn field(self, family: Family) -> String {
         let key = match family {
             Family::V6 => "ipv6",
             Family::V4 => "ipv4",

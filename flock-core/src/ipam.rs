@@ -51,6 +51,7 @@ mod alloc;
 mod error;
 mod pool;
 mod range;
+mod ranges;
 mod snapshot;
 mod space;
 

@@ -6,4 +6,7 @@ mod convert;
 mod manifests;
 
 pub use convert::{ConvertError, pod_view};
-pub use manifests::{MAX_FILE_BYTES, ManifestPodSource, NODE_CONFIG_VERSION, OpenError, read_manifests};
+pub use manifests::{
+    MAX_FILE_BYTES, ManifestPodSource, NODE_CONFIG_VERSION, OpenError, is_manifest, read_manifests,
+    read_objects,
+};

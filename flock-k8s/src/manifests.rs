@@ -23,8 +23,8 @@ use tokio::sync::{oneshot, watch as channel};
 use tracing::warn;
 
 use self::directory::Directory;
-pub use self::merge::read_manifests;
-pub use self::read::{MAX_FILE_BYTES, NODE_CONFIG_VERSION};
+pub use self::merge::{read_manifests, read_objects};
+pub use self::read::{MAX_FILE_BYTES, NODE_CONFIG_VERSION, is_manifest};
 use self::watch::{Reader, Wake};
 
 /// Why a directory cannot be followed.

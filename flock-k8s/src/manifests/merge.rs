@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flock_core::ids::NodeName;
+use flock_core::plan::Objects;
 use flock_core::ports::{ClusterView, NodeConfigView};
 
 use super::read::{Fault, Manifest, Object, Syntax, one_line, parse};
@@ -32,6 +33,44 @@ pub fn read_manifests<'a>(
     node: &NodeName,
     files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
 ) -> ClusterView {
+    let files = read(files);
+    merge(node, files.iter().map(|(name, content)| (*name, content)))
+}
+
+/// What manifests hold, whichever node they are for; files and precedence as for [`read_manifests`].
+///
+/// ```
+/// let file = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n---\napiVersion: apps/v1\nkind: Deployment\n";
+/// let objects = flock_k8s::read_objects([("web.yaml", file.as_bytes())]);
+/// assert_eq!(objects.pods[0].key.to_string(), "default/web");
+/// assert_eq!(objects.ignored["apps/v1 Deployment"], 1);
+/// ```
+pub fn read_objects<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Objects {
+    let files = read(files);
+    let mut objects = Objects::default();
+    for (file, Manifest { line, object }) in
+        distinct(files.iter().map(|(name, content)| (*name, content)), &mut objects.problems)
+    {
+        match object {
+            Object::NodeConfig { name, config } => {
+                objects.nodes.insert(name.clone(), placed(config, file, *line));
+            }
+            Object::Pod(pod) => objects.pods.push(Arc::clone(pod)),
+            Object::Namespace { name, labels } => {
+                objects.namespaces.insert(name.clone(), labels.clone());
+            }
+            Object::NetworkPolicy { .. } => count(&mut objects, "networking.k8s.io/v1", "NetworkPolicy"),
+            Object::Other { api_version, kind } => count(&mut objects, api_version, kind),
+        }
+    }
+    objects
+}
+
+fn count(objects: &mut Objects, api_version: &str, kind: &str) {
+    *objects.ignored.entry(format!("{api_version} {kind}")).or_default() += 1;
+}
+
+fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<(&'a str, Content)> {
     let read = |(name, bytes): (&'a str, &[u8])| {
         let syntax = Syntax::of(name.rsplit('/').next().unwrap_or(name).as_ref()).unwrap_or(Syntax::Yaml);
         let content = match parse(syntax, bytes) {
@@ -40,8 +79,7 @@ pub fn read_manifests<'a>(
         };
         (name, content)
     };
-    let files: Vec<(&str, Content)> = files.into_iter().map(read).collect();
-    merge(node, files.iter().map(|(name, content)| (*name, content)))
+    files.into_iter().map(read).collect()
 }
 
 /// The view of these files, with revision 0.
@@ -50,26 +88,46 @@ pub(super) fn merge<'a>(
     files: impl IntoIterator<Item = (&'a str, &'a Content)>,
 ) -> ClusterView {
     let mut view = ClusterView::default();
+    for (file, Manifest { line, object }) in distinct(files, &mut view.problems) {
+        add(&mut view, node, file, *line, object);
+    }
+    view
+}
+
+/// The manifests of all files, no object twice, each with its file; what is wrong joins `problems`.
+fn distinct<'a>(
+    files: impl IntoIterator<Item = (&'a str, &'a Content)>,
+    problems: &mut Vec<String>,
+) -> Vec<(&'a str, &'a Manifest)> {
+    let mut manifests = Vec::new();
     let mut owners: BTreeMap<(&str, &str, &str), (&str, u64)> = BTreeMap::new();
     for (file, content) in files {
         for fault in &content.faults {
             let kept = if content.manifests.is_empty() { "" } else { "; its last good content stays" };
-            view.problems.push(format!("{}{kept}", fault.within(file)));
+            problems.push(format!("{}{kept}", fault.within(file)));
         }
-        for Manifest { line, object } in &content.manifests {
-            let Some(id @ (kind, namespace, name)) = identity(object) else { continue };
-            if let Some((owner, owner_line)) = owners.get(&id) {
-                let slash = if namespace.is_empty() { "" } else { "/" };
-                let (namespace, name) = (one_line(namespace), one_line(name));
-                let defined = format!("is already defined at {owner}:{owner_line}, this one is ignored");
-                view.problems.push(format!("{file}:{line}: {kind} {namespace}{slash}{name} {defined}"));
-                continue;
+        for manifest in &content.manifests {
+            let line = manifest.line;
+            if let Some(id @ (kind, namespace, name)) = identity(&manifest.object) {
+                if let Some((owner, owner_line)) = owners.get(&id) {
+                    let slash = if namespace.is_empty() { "" } else { "/" };
+                    let (namespace, name) = (one_line(namespace), one_line(name));
+                    let defined = format!("is already defined at {owner}:{owner_line}, this one is ignored");
+                    problems.push(format!("{file}:{line}: {kind} {namespace}{slash}{name} {defined}"));
+                    continue;
+                }
+                owners.insert(id, (file, line));
             }
-            owners.insert(id, (file, *line));
-            add(&mut view, node, file, *line, object);
+            manifests.push((file, manifest));
         }
     }
-    view
+    manifests
+}
+
+/// A configuration whose problem, if it has one, says where it is.
+fn placed(config: &NodeConfigView, file: &str, line: u64) -> NodeConfigView {
+    let spec = config.spec.clone().map_err(|reason| format!("{file}:{line}: {reason}"));
+    NodeConfigView { generation: config.generation, spec }
 }
 
 /// Kind, namespace and name of an object flock knows.
@@ -86,8 +144,7 @@ fn identity(object: &Object) -> Option<(&str, &str, &str)> {
 fn add(view: &mut ClusterView, node: &NodeName, file: &str, line: u64, object: &Object) {
     match object {
         Object::NodeConfig { name, config } if name == node => {
-            let spec = config.spec.clone().map_err(|reason| format!("{file}:{line}: {reason}"));
-            view.node_config = Some(NodeConfigView { generation: config.generation, spec });
+            view.node_config = Some(placed(config, file, line));
         }
         Object::NodeConfig { name, config } => {
             if let Ok(spec) = &config.spec {

@@ -56,6 +56,11 @@ impl Syntax {
     }
 }
 
+/// Whether the name of a file in a directory is that of a manifest.
+pub fn is_manifest(name: &OsStr) -> bool {
+    Syntax::of(name).is_some()
+}
+
 /// One object and the line its document starts at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Manifest {
