@@ -96,7 +96,7 @@ pub(crate) struct StatusArgs {
 /// Arguments of `flock-agent plan`.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// Manifests of NodeConfigs, Pods and Namespaces: a file, a directory (its *.yaml, *.yml, *.json), or - for
+    /// Manifests (`NodeConfig`, `Pod`, `Namespace`): a file, a directory (its *.yaml, *.yml, *.json), or - for
     /// standard input; may be given several times.
     #[arg(
         short,

@@ -129,9 +129,32 @@ pub struct PodReport {
 }
 
 impl PodReport {
+    /// Nothing has been said of this pod yet.
+    fn of(pod: &PodView) -> Self {
+        Self {
+            pod: pod.key.clone(),
+            node: None,
+            host_network: pod.host_network,
+            unplanned: None,
+            ipv6: None,
+            ipv4: None,
+            extra: Vec::new(),
+            anycast: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
     /// The pod would get what it asks for.
     pub fn is_fine(&self) -> bool {
         self.unplanned.is_none() && self.problems.is_empty()
+    }
+
+    /// The report of a family.
+    pub fn family(&self, family: Family) -> Option<&FamilyReport> {
+        match family {
+            Family::V6 => self.ipv6.as_ref(),
+            Family::V4 => self.ipv4.as_ref(),
+        }
     }
 }
 
@@ -221,14 +244,4 @@ pub enum Announced {
 
 fn words<S: Serializer>(fields: &[Field], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(fields.iter().map(|field| field.as_str()))
-}
-
-impl PodReport {
-    /// The report of a family.
-    pub fn family(&self, family: Family) -> Option<&FamilyReport> {
-        match family {
-            Family::V6 => self.ipv6.as_ref(),
-            Family::V4 => self.ipv4.as_ref(),
-        }
-    }
 }

@@ -102,6 +102,7 @@ fn request(plan: &PodPlan, attachment: &str) -> Request {
         v6: plan.v6.clone(),
         v4: plan.v4.clone(),
         given: plan.given.clone(),
+        anycast: plan.anycast.clone(),
         embed: plan.embed.clone(),
     }
 }

@@ -5,4 +5,5 @@ mod adversity;
 mod bird;
 mod chaos;
 mod harness;
+mod plan;
 mod serve;

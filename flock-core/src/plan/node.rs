@@ -130,17 +130,8 @@ fn pod_report(
     planners: &mut BTreeMap<&NodeName, Planner>,
     objects: &Objects,
 ) -> PodReport {
-    let mut report = PodReport {
-        pod: asking.pod.key.clone(),
-        node: asking.node.as_ref().ok().cloned(),
-        host_network: asking.pod.host_network,
-        unplanned: None,
-        ipv6: None,
-        ipv4: None,
-        extra: Vec::new(),
-        anycast: Vec::new(),
-        problems: Vec::new(),
-    };
+    let mut report = PodReport::of(asking.pod);
+    report.node = asking.node.as_ref().ok().cloned();
     if report.host_network {
         return report;
     }

@@ -10,7 +10,7 @@ use crate::claims::{Asker, Kind, Surroundings, granting};
 use crate::config::NodeConfig;
 use crate::family::{Family, wanted};
 use crate::ids::AttachmentId;
-use crate::ipam::{Addresses, Allocation, Ipam, IpamError, Phase, Pools, Request};
+use crate::ipam::{Addresses, Allocation, Ipam, IpamError, Phase, Pools, Request, Want};
 use crate::pod_plan::{PlanError, PodFacts, PodPlan, Refusal, pod_plan};
 use crate::ports::{ClusterView, PodView};
 use crate::route::{RouteProtocol, host_prefix};
@@ -66,7 +66,7 @@ impl Planner {
             foreign_pools: &self.view.foreign_pools,
         };
         let outcome = match pod_plan(intent, facts, &self.config, &around) {
-            Ok(plan) => self.grant(turn, pod, intent, &plan, report).map_err(|error| vec![in_words(&error)]),
+            Ok(plan) => self.grant(turn, pod, intent, &plan, report),
             Err(error) => Err(one_by_one(&error)),
         };
         report.problems.extend(outcome.err().unwrap_or_default());
@@ -79,7 +79,7 @@ impl Planner {
         intent: &PodIntent,
         plan: &PodPlan,
         report: &mut PodReport,
-    ) -> Result<(), IpamError> {
+    ) -> Result<(), Vec<String>> {
         let Some(attachment) = attachment("plan", turn) else { return Ok(()) };
         let request = Request {
             attachment,
@@ -93,10 +93,14 @@ impl Planner {
             embed: plan.embed.clone(),
         };
         let entropy = u64::try_from(turn).unwrap_or_default();
-        let mut held = self.ipam.allocate(&request, NOW, entropy)?;
+        let mut held = self
+            .ipam
+            .allocate(&request, NOW, entropy)
+            .map_err(|error| self.all_problems(&request, &error))?;
         held.phase = Phase::Committed;
         for address in held.addresses.iter() {
-            let ranges = self.ipam.ranges(&request, Family::of(address))?;
+            // Cannot fail where an address was found.
+            let ranges = self.ipam.ranges(&request, Family::of(address)).unwrap_or_default();
             let place = self.place(source(address, ranges, plan, intent), address, &held, pod);
             let family = if address.is_ipv6() { &mut report.ipv6 } else { &mut report.ipv4 };
             if let Some(family) = family {
@@ -109,6 +113,19 @@ impl Planner {
             .collect();
         report.anycast = plan.anycast.iter().map(|address| self.anycast(*address, pod)).collect();
         Ok(())
+    }
+
+    /// An ADD stops at the first problem; a plan tries each part of the request on its own.
+    fn all_problems(&self, request: &Request, first: &IpamError) -> Vec<String> {
+        let alone = |v6, v4, given| Request { v6, v4, given, ..request.clone() };
+        let mut parts: Vec<Request> =
+            request.given.iter().map(|address| alone(Want::No, Want::No, vec![*address])).collect();
+        parts.push(alone(request.v6.clone(), Want::No, Vec::new()));
+        parts.push(alone(Want::No, request.v4.clone(), Vec::new()));
+        let errors = parts.iter().filter_map(|part| self.ipam.clone().allocate(part, NOW, 0).err());
+        let asks = |error: &IpamError| !matches!(error, IpamError::NoFamily { .. });
+        let problems: Vec<String> = errors.filter(asks).map(|error| in_words(&error)).collect();
+        if problems.is_empty() { vec![in_words(first)] } else { problems }
     }
 
     fn place(&self, source: Source, address: IpAddr, held: &Allocation, pod: &PodView) -> AddressReport {
@@ -181,5 +198,62 @@ fn in_words(error: &IpamError) -> String {
             None => error.to_string(),
         },
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{BgpSpec, ClaimSpec, NodeConfigSpec};
+    use crate::family::Families;
+    use crate::testing::pod_view;
+
+    #[test]
+    fn anycast_is_announced_by_itself_even_inside_a_pool_while_the_pod_is_ready() {
+        let node = NodeConfig::validate(&NodeConfigSpec {
+            cidr6: vec!["2001:db8:f001::/64".to_owned()],
+            bgp: BgpSpec { asn: 65101, ..BgpSpec::default() },
+            claims: vec![
+                ClaimSpec { cidrs: vec!["2001:db8:a::/64".to_owned()], ..ClaimSpec::default() },
+                ClaimSpec {
+                    cidrs: vec!["::/0".to_owned()],
+                    kinds: vec!["anycast".to_owned()],
+                    ..ClaimSpec::default()
+                },
+            ],
+            ..NodeConfigSpec::default()
+        })
+        .unwrap();
+        let plan = PodPlan {
+            families: Families { ipv6: true, ipv4: false },
+            v6: Want::Any,
+            v4: Want::No,
+            given: vec![],
+            embed: None,
+            anycast: vec!["2001:db8:a::53".parse().unwrap(), "2001:db8:f001::53".parse().unwrap()],
+        };
+        for ready in [true, false] {
+            let pod = PodView { ready, ..pod_view("dns/resolver") };
+            let mut view = ClusterView::default();
+            view.pods.insert(pod.key.clone(), Arc::new(pod.clone()));
+            let mut planner = Planner::new(node.clone(), view, &BTreeSet::new());
+            let mut report = PodReport::of(&pod);
+            planner.grant(0, &pod, &PodIntent::default(), &plan, &mut report).unwrap();
+            let seen: Vec<String> = report.anycast.iter().map(ToString::to_string).collect();
+            let expected = if ready {
+                [
+                    "2001:db8:a::53, granted by spec.claims[0], announced as 2001:db8:a::53/128",
+                    "2001:db8:f001::53, granted by spec.claims[1], announced as 2001:db8:f001::53/128",
+                ]
+            } else {
+                [
+                    "2001:db8:a::53, granted by spec.claims[0], not announced: the pod is not Ready",
+                    "2001:db8:f001::53, granted by spec.claims[1], not announced: the pod is not Ready",
+                ]
+            };
+            assert_eq!(seen, expected);
+        }
     }
 }

@@ -1,7 +1,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{AddressReport, Announced, FamilyReport, NodeReport, PodReport, Report, Source};
-use crate::family::Family;
+use crate::family::{DecidedBy, Family};
 
 /// Blocks of lines for people, without a line break at the end.
 impl Display for Report {
@@ -21,19 +21,21 @@ impl Display for Report {
         for pod in &self.pods {
             writeln!(f, "{pod}")?;
         }
-        let refused = self.pods.iter().filter(|pod| !pod.is_fine()).count();
-        let pods = self.pods.len();
-        write!(
-            f,
-            "{pods} {}: {}",
-            if pods == 1 { "pod" } else { "pods" },
-            match (pods, refused) {
-                (0, _) => "nothing to plan".to_owned(),
-                (_, 0) => "all would be attached".to_owned(),
-                _ => format!("{} would be attached, {refused} not", pods - refused),
-            }
-        )
+        f.write_str(&summary(&self.pods))
     }
+}
+
+fn summary(pods: &[PodReport]) -> String {
+    let count = |wanted: fn(&PodReport) -> bool| pods.iter().filter(|pod| wanted(pod)).count();
+    let parts = [
+        (count(|pod| pod.is_fine() && !pod.host_network), "would be attached"),
+        (count(|pod| pod.is_fine() && pod.host_network), "would have the network of the node"),
+        (count(|pod| !pod.is_fine()), "would not be attached"),
+    ];
+    let parts: Vec<_> = parts.iter().filter(|(count, _)| *count > 0).collect();
+    let parts: Vec<_> = parts.iter().map(|(count, what)| format!("{count} {what}")).collect();
+    let noun = if pods.len() == 1 { "pod" } else { "pods" };
+    format!("{} {noun}: {}", pods.len(), or(parts.join(", "), "nothing to plan"))
 }
 
 impl Display for NodeReport {
@@ -92,15 +94,11 @@ fn in_words(family: Family, FamilyReport { on, by, address }: &FamilyReport) -> 
     let field = if *on { field.trim_start_matches("empty ") } else { &field };
     match address {
         None => format!("{state} by {field}"),
-        Some(AddressReport { source: Source::Given { .. }, .. }) if field.starts_with("spec.cidr") => {
-            format!("on by the address it brings: {}", address_text(address.as_ref()))
+        Some(address @ AddressReport { source: Source::Given { .. }, .. }) if *by == DecidedBy::Pools => {
+            format!("on by the address it brings: {address}")
         }
-        Some(_) => format!("{state} by {field}: {}", address_text(address.as_ref())),
+        Some(address) => format!("{state} by {field}: {address}"),
     }
-}
-
-fn address_text(address: Option<&AddressReport>) -> String {
-    address.map(ToString::to_string).unwrap_or_default()
 }
 
 impl Display for AddressReport {
@@ -123,7 +121,7 @@ impl Display for Source {
             }
             Self::Random { ranges } => write!(f, "a random one of {}", list(ranges)),
             Self::Embedded { fields, ranges } => {
-                write!(f, "one of {}, which carries {}", list(ranges), list(fields))
+                write!(f, "one of {} ({} embedded)", list(ranges), list(fields))
             }
         }
     }

@@ -7,7 +7,7 @@ use flock_core::ids::NodeName;
 use flock_core::plan::Objects;
 use flock_core::ports::{ClusterView, NodeConfigView};
 
-use super::read::{Fault, Manifest, Object, Syntax, one_line, parse};
+use super::read::{Fault, Manifest, Object, Syntax, one_line, parse, parse_what_can_be};
 
 /// What one file contributes. With faults the manifests are those of its last good content, if any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,11 +33,20 @@ pub fn read_manifests<'a>(
     node: &NodeName,
     files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
 ) -> ClusterView {
-    let files = read(files);
+    let read = |(name, bytes): (&'a str, &[u8])| {
+        let content = match parse(syntax(name), bytes) {
+            Ok(manifests) => Content { manifests, faults: Vec::new() },
+            Err(faults) => Content { manifests: Vec::new(), faults },
+        };
+        (name, content)
+    };
+    let files: Vec<(&str, Content)> = files.into_iter().map(read).collect();
     merge(node, files.iter().map(|(name, content)| (*name, content)))
 }
 
-/// What manifests hold, whichever node they are for; files and precedence as for [`read_manifests`].
+/// What manifests hold, whichever node they are for; files and precedence as for [`read_manifests`]. Of a file with
+/// an object that cannot be read, of which a node would take nothing, the others are there all the same: whoever
+/// checks manifests wants to know of everything at once.
 ///
 /// ```
 /// let file = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n---\napiVersion: apps/v1\nkind: Deployment\n";
@@ -46,10 +55,12 @@ pub fn read_manifests<'a>(
 /// assert_eq!(objects.ignored["apps/v1 Deployment"], 1);
 /// ```
 pub fn read_objects<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Objects {
-    let files = read(files);
+    let files: Vec<(&str, Content)> =
+        files.into_iter().map(|(name, bytes)| (name, partly(name, bytes))).collect();
     let mut objects = Objects::default();
+    let contents = files.iter().map(|(name, content)| (*name, content));
     for (file, Manifest { line, object }) in
-        distinct(files.iter().map(|(name, content)| (*name, content)), &mut objects.problems)
+        distinct(contents, "; a node takes nothing of this file", &mut objects.problems)
     {
         match object {
             Object::NodeConfig { name, config } => {
@@ -70,16 +81,14 @@ fn count(objects: &mut Objects, api_version: &str, kind: &str) {
     *objects.ignored.entry(format!("{api_version} {kind}")).or_default() += 1;
 }
 
-fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<(&'a str, Content)> {
-    let read = |(name, bytes): (&'a str, &[u8])| {
-        let syntax = Syntax::of(name.rsplit('/').next().unwrap_or(name).as_ref()).unwrap_or(Syntax::Yaml);
-        let content = match parse(syntax, bytes) {
-            Ok(manifests) => Content { manifests, faults: Vec::new() },
-            Err(faults) => Content { manifests: Vec::new(), faults },
-        };
-        (name, content)
-    };
-    files.into_iter().map(read).collect()
+/// A file whose name does not say how it is written is YAML.
+fn syntax(name: &str) -> Syntax {
+    Syntax::of(name.rsplit('/').next().unwrap_or(name).as_ref()).unwrap_or(Syntax::Yaml)
+}
+
+fn partly(name: &str, bytes: &[u8]) -> Content {
+    let (manifests, faults) = parse_what_can_be(syntax(name), bytes);
+    Content { manifests, faults }
 }
 
 /// The view of these files, with revision 0.
@@ -88,22 +97,26 @@ pub(super) fn merge<'a>(
     files: impl IntoIterator<Item = (&'a str, &'a Content)>,
 ) -> ClusterView {
     let mut view = ClusterView::default();
-    for (file, Manifest { line, object }) in distinct(files, &mut view.problems) {
+    for (file, Manifest { line, object }) in
+        distinct(files, "; its last good content stays", &mut view.problems)
+    {
         add(&mut view, node, file, *line, object);
     }
     view
 }
 
-/// The manifests of all files, no object twice, each with its file; what is wrong joins `problems`.
+/// The manifests of all files, no object twice, each with its file; what is wrong joins `problems`, with what
+/// it means for the rest of its file where there is a rest.
 fn distinct<'a>(
     files: impl IntoIterator<Item = (&'a str, &'a Content)>,
+    rest: &str,
     problems: &mut Vec<String>,
 ) -> Vec<(&'a str, &'a Manifest)> {
     let mut manifests = Vec::new();
     let mut owners: BTreeMap<(&str, &str, &str), (&str, u64)> = BTreeMap::new();
     for (file, content) in files {
         for fault in &content.faults {
-            let kept = if content.manifests.is_empty() { "" } else { "; its last good content stays" };
+            let kept = if content.manifests.is_empty() { "" } else { rest };
             problems.push(format!("{}{kept}", fault.within(file)));
         }
         for manifest in &content.manifests {

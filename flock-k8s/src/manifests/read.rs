@@ -106,19 +106,29 @@ impl Fault {
 
 /// All objects of a file, or what is wrong with it.
 pub(super) fn parse(syntax: Syntax, bytes: &[u8]) -> Result<Vec<Manifest>, Vec<Fault>> {
+    let (manifests, faults) = parse_what_can_be(syntax, bytes);
+    if faults.is_empty() { Ok(manifests) } else { Err(faults) }
+}
+
+/// The objects of a file that can be read, and what is wrong with the others.
+pub(super) fn parse_what_can_be(syntax: Syntax, bytes: &[u8]) -> (Vec<Manifest>, Vec<Fault>) {
     let (mut manifests, mut faults) = (Vec::new(), Vec::new());
-    for (line, document) in documents(syntax, bytes).map_err(|fault| vec![fault])? {
+    let documents = documents(syntax, bytes).unwrap_or_else(|fault| {
+        faults.push(fault);
+        Vec::new()
+    });
+    for (line, document) in documents {
         for found in objects(document) {
             match found {
                 Ok(object) => manifests.push(Manifest { line, object }),
                 Err(reason) => faults.push(Fault::at(line, reason)),
             }
             if faults.len() == MAX_FAULTS {
-                return Err(faults);
+                return (manifests, faults);
             }
         }
     }
-    if faults.is_empty() { Ok(manifests) } else { Err(faults) }
+    (manifests, faults)
 }
 
 /// The documents that are not empty, each with the line it starts at.

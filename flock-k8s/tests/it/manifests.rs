@@ -3,7 +3,7 @@
 use flock_core::config::{BgpSpec, DefaultsSpec, NodeConfigSpec, PeerSpec};
 use flock_core::ids::{NodeName, PodKey};
 use flock_core::ports::ClusterView;
-use flock_k8s::{MAX_FILE_BYTES, read_manifests};
+use flock_k8s::{MAX_FILE_BYTES, read_manifests, read_objects};
 use proptest::prelude::*;
 
 use crate::bench::{key, node, pod, pod_saying, says};
@@ -385,4 +385,33 @@ proptest! {
             prop_assert_eq!(view, read_manifests(&node(), [(file, &bytes[..])]));
         }
     }
+}
+
+#[test]
+fn objects_are_those_of_every_node_in_the_order_written() {
+    let pods = "{apiVersion: v1, kind: Pod, metadata: {name: b}}\n---\n\
+                {apiVersion: v1, kind: Pod, metadata: {name: a}}\n---\n\
+                {apiVersion: v1, kind: Pod, metadata: {name: B}}\n";
+    let other = NODE_CONFIG.replace("node-a", "node-b").replace("asn: 65101", "asn: lots");
+    let rest = "{apiVersion: v1, kind: Pod, metadata: {name: b}}\n---\n\
+                {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: web}}}\n---\n\
+                {apiVersion: apps/v1, kind: Deployment, metadata: {name: web}}\n---\n\
+                {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: web}}\n";
+    let files = [("pods.yaml", pods), ("a.yaml", NODE_CONFIG), ("b.yaml", &other), ("rest.yaml", rest)];
+    let objects = read_objects(files.iter().map(|(name, text)| (*name, text.as_bytes())));
+
+    // The good objects of a file with a bad one are there: a person wants to hear of everything at once.
+    let names: Vec<_> = objects.pods.iter().map(|pod| pod.key.name()).collect();
+    assert_eq!(names, ["b", "a"]);
+    let nodes: Vec<_> = objects.nodes.iter().map(|(name, view)| (name.as_str(), view.spec.is_ok())).collect();
+    assert_eq!(nodes, [("node-a", true), ("node-b", false)]);
+    let refused = objects.nodes[&NodeName::parse("node-b").unwrap()].spec.as_ref().unwrap_err();
+    assert!(refused.starts_with("b.yaml:2: spec.bgp.asn: "), "{refused}");
+    assert_eq!(objects.namespaces["shop"]["team"], "web");
+    let ignored: Vec<_> = objects.ignored.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+    assert_eq!(ignored, [("apps/v1 Deployment", 1), ("networking.k8s.io/v1 NetworkPolicy", 1)]);
+    let [bad, twice] = &objects.problems[..] else { panic!("{:?}", objects.problems) };
+    assert!(bad.starts_with("pods.yaml:5: Pod B: "), "{bad}");
+    assert!(bad.ends_with("; a node takes nothing of this file"), "{bad}");
+    assert_eq!(twice, "rest.yaml:1: Pod default/b is already defined at pods.yaml:1, this one is ignored");
 }

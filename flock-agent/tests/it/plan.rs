@@ -1,0 +1,57 @@
+//! `flock-agent plan` as a process: what it reads, and how it ends.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::harness::NODE_CONFIG;
+
+const POD: &str = "\napiVersion: v1\nkind: Pod\nmetadata: { name: web }\n";
+const BAD_POD: &str = "\napiVersion: v1\nkind: Pod\nmetadata: { name: bad, annotations: { flock.fritzlab.net/ipv4: \"no\" } }\n";
+
+fn plan(dir: &Path, args: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
+    // Nothing it needs comes from around it.
+    command.arg("plan").args(args).current_dir(dir).env_clear();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A plan that does not want it may have ended.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn exit_status_tells_good_from_bad_from_unreadable() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("good")).unwrap();
+    fs::write(dir.path().join("good/node.yaml"), NODE_CONFIG).unwrap();
+    fs::write(dir.path().join("good/pod.yml"), POD).unwrap();
+    fs::write(dir.path().join("good/notes.txt"), "not: [a manifest").unwrap();
+    fs::write(dir.path().join("bad.yaml"), BAD_POD).unwrap();
+    fs::write(dir.path().join("broken.yaml"), "a: [").unwrap();
+
+    // Arguments, standard input, exit status, and what is said.
+    let table: [(&[&str], &str, i32, &[&str]); 11] = [
+        (&["-f", "good"], "", 0, &["pod default/web on n1\n", "1 pod: 1 would be attached"]),
+        (&["-f", "good/node.yaml", "good/pod.yml"], "", 0, &["1 pod: 1 would be attached"]),
+        (&["-f", "good/node.yaml", "--filename", "-"], POD, 0, &["1 pod: 1 would be attached"]),
+        (&["-f", "good", "-o", "json"], "", 0, &["\"pod\": \"default/web\"", "\"problems\": []"]),
+        (&["-f", "good", "bad.yaml"], "", 1, &["flock.fritzlab.net/ipv4 \"no\"", "default/web on n1"]),
+        (&["-f", "good", "broken.yaml"], "", 1, &["problem: broken.yaml:", "default/web on n1"]),
+        (&["-f", "good", "--node-name", "n2"], "", 1, &["there is no NodeConfig of n2"]),
+        (&["-f", "good", "gone", "lost"], "", 2, &["cannot read gone: ", "cannot read lost: "]),
+        (&["-f", "good", "--node-name", "N"], "", 2, &["node name \"N\""]),
+        (&[], "", 2, &["--filename"]),
+        (&["-f", "-"], "", 0, &["0 pods: nothing to plan"]),
+    ];
+    for (args, input, status, said) in table {
+        let output = plan(dir.path(), args, input);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {out}{err}");
+        let text = if status == 2 { err } else { out };
+        for part in said {
+            assert!(text.contains(part), "{args:?} does not say {part:?}: {text}");
+        }
+    }
+}
