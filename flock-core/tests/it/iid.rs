@@ -194,6 +194,7 @@ fn a_collision_changes_random_nibbles_only() {
                 v6: Want::Any,
                 v4: Want::No,
                 given: vec![],
+                anycast: vec![],
                 embed: Some(embedding.clone()),
             };
             match ipam.allocate(&request, Timestamp::from_millis(0), given.len() as u64) {
