@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use flock_core::annotation::{AnnotationError, PREFIX, PodIntent};
+use flock_core::annotation::{AnnotationError, PREFIX, PodIntent, is_ours};
 use flock_core::config::{BgpSpec, ClaimSpec, NodeConfig, NodeConfigSpec};
 use flock_core::ids::PodKey;
 use flock_core::pod_plan::PodFacts;
@@ -77,7 +77,7 @@ fn check_problem(values: &BTreeMap<String, BTreeSet<String>>, problem: &Problem)
     let text = problem.to_string();
     assert!(text.len() <= LONGEST_PROBLEM, "{} bytes: {text}", text.len());
     assert!(!text.contains(char::is_control), "{text:?}");
-    assert!(problem.field.starts_with(PREFIX), "{text}");
+    assert!(is_ours(&problem.field), "{text}");
     assert!(!problem.reason.is_empty() && !problem.fix.is_empty(), "{text}");
     let given = values.get(&problem.field).expect("a key that is there");
     // An address that is also elsewhere is told as it is printed.
