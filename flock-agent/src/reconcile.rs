@@ -67,6 +67,7 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
     // Apart from the wakes: however much changes, the node is looked at in time.
     let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut woken = Instant::now();
     loop {
         let seen = pods.snapshot().revision;
         local.mark_unchanged();
@@ -75,7 +76,7 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
         }
         let retry = match node.sync_routes().await {
             Ok(outcome) => {
-                log_routes(&outcome);
+                log_routes(&outcome, woken.elapsed());
                 backoff.reset();
                 None
             }
@@ -91,6 +92,7 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
             _ = resync.tick() => verify_node(&node).await,
             () = pause(retry) => {}
         }
+        woken = Instant::now();
     }
 }
 
@@ -143,6 +145,9 @@ fn take_config(node: &Node) -> bool {
         Configured::Unchanged => false,
         Configured::Changed => {
             tracing::info!("the NodeConfig is in force");
+            if node.is_open() {
+                tracing::warn!("spec.claims is empty: any pod may take any address by annotation");
+            }
             true
         }
         Configured::Refused(reason) => {
@@ -166,11 +171,13 @@ async fn verify_node(node: &Node) {
     }
 }
 
-fn log_routes(outcome: &RoutesSynced) {
+/// `took`: from the change that was seen to the kernel having it, which is when BIRD hears of it.
+fn log_routes(outcome: &RoutesSynced, took: Duration) {
     if let RoutesSynced::Done(diff) = outcome
         && !diff.is_empty()
     {
-        tracing::info!(written = diff.replace.len(), removed = diff.remove.len(), "routes changed");
+        let (written, removed, withdrawn) = (diff.replace.len(), diff.remove.len(), diff.withdrawn());
+        tracing::info!(written, removed, withdrawn, took_us = took.as_micros(), "routes changed");
     }
 }
 

@@ -107,6 +107,11 @@ impl Node {
         &self.settings.node
     }
 
+    /// Whether a configuration is in force that lets any pod take any address.
+    pub fn is_open(&self) -> bool {
+        self.state().config.as_ref().is_some_and(|config| config.claims.is_empty())
+    }
+
     /// Wakes when a local change asks for another look at the routes.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

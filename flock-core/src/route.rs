@@ -147,6 +147,15 @@ pub struct RouteDiff {
 }
 
 impl RouteDiff {
+    /// How many prefixes are no longer announced, or known not to be.
+    pub fn withdrawn(&self) -> usize {
+        let quiet = self.replace.iter().filter(|route| route.protocol == RouteProtocol::Quiet).count();
+        let is_written =
+            |seen: &ObservedRoute| self.replace.iter().any(|it| it.destination == seen.destination);
+        let announced = self.remove.iter().filter(|seen| seen.protocol == RouteProtocol::Announce);
+        quiet + announced.filter(|seen| !is_written(seen)).count()
+    }
+
     /// True when the kernel already has exactly what is wanted.
     pub fn is_empty(&self) -> bool {
         self.replace.is_empty() && self.remove.is_empty()
