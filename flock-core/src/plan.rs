@@ -35,6 +35,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+use crate::eligibility::Withheld;
 use crate::family::{DecidedBy, Family};
 use crate::ids::{NodeName, PodKey};
 use crate::iid::Field;
@@ -238,7 +239,7 @@ pub enum Announced {
     /// Not at all as things are.
     Nothing {
         /// Why.
-        reason: &'static str,
+        reason: Withheld,
     },
 }
 

@@ -98,7 +98,7 @@ fn named(asking: &[Asking<'_>], node: &NodeName) -> BTreeSet<Ipv6Addr> {
     let here = asking.iter().filter(|asking| asking.node.as_ref() == Ok(node));
     let mut named = BTreeSet::new();
     for intent in here.filter_map(|asking| asking.intent.as_ref().ok()) {
-        let given = intent.addresses.iter().filter_map(|address| match address {
+        let given = intent.addresses.iter().chain(&intent.anycast).filter_map(|address| match address {
             IpAddr::V6(address) => Some(*address),
             IpAddr::V4(_) => None,
         });

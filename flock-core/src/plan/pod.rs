@@ -4,16 +4,16 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::{AddressReport, Announced, FamilyReport, PodReport, Source};
-use crate::advertisement::host_route_protocol;
 use crate::annotation::PodIntent;
 use crate::claims::{Asker, Kind, Surroundings, granting};
 use crate::config::NodeConfig;
+use crate::eligibility::eligibility;
 use crate::family::{Family, wanted};
 use crate::ids::AttachmentId;
-use crate::ipam::{Addresses, Allocation, Ipam, IpamError, Phase, Pools, Request, Want};
+use crate::ipam::{Addresses, Allocation, Holder, Ipam, IpamError, Phase, Pools, Request, Want};
 use crate::pod_plan::{PlanError, PodFacts, PodPlan, Refusal, pod_plan};
 use crate::ports::{ClusterView, PodView};
-use crate::route::{RouteProtocol, host_prefix};
+use crate::route::host_prefix;
 use crate::time::Timestamp;
 
 /// Nothing that is planned takes time.
@@ -111,20 +111,30 @@ impl Planner {
         report.extra = extra
             .map(|address| self.place(Source::Given { address: *address }, *address, &held, pod))
             .collect();
-        report.anycast = plan.anycast.iter().map(|address| self.anycast(*address, pod)).collect();
+        report.anycast = held.anycast.iter().map(|address| self.anycast(*address, &held, pod)).collect();
         Ok(())
     }
 
     /// An ADD stops at the first problem; a plan tries each part of the request on its own.
     fn all_problems(&self, request: &Request, first: &IpamError) -> Vec<String> {
-        let alone = |v6, v4, given| Request { v6, v4, given, ..request.clone() };
-        let mut parts: Vec<Request> =
-            request.given.iter().map(|address| alone(Want::No, Want::No, vec![*address])).collect();
-        parts.push(alone(request.v6.clone(), Want::No, Vec::new()));
-        parts.push(alone(Want::No, request.v4.clone(), Vec::new()));
-        let errors = parts.iter().filter_map(|part| self.ipam.clone().allocate(part, NOW, 0).err());
-        let asks = |error: &IpamError| !matches!(error, IpamError::NoFamily { .. });
-        let problems: Vec<String> = errors.filter(asks).map(|error| in_words(&error)).collect();
+        let nothing =
+            Request { v6: Want::No, v4: Want::No, given: Vec::new(), anycast: Vec::new(), ..request.clone() };
+        let given = request.given.iter().map(|it| Request { given: vec![*it], ..nothing.clone() });
+        let anycast = request.anycast.iter().map(|it| Request { anycast: vec![*it], ..nothing.clone() });
+        // What is chosen keeps clear of the pod's own anycast addresses.
+        let anycast_too = Request { anycast: request.anycast.clone(), ..nothing.clone() };
+        let v6 = Request { v6: request.v6.clone(), ..anycast_too.clone() };
+        let v4 = Request { v4: request.v4.clone(), ..anycast_too };
+        let mut problems: Vec<String> = Vec::new();
+        for part in given.chain(anycast).chain([v6, v4]) {
+            match self.ipam.clone().allocate(&part, NOW, 0) {
+                // Nothing stands against a part that asks for nothing to choose.
+                Ok(_) | Err(IpamError::NoFamily { .. }) => {}
+                Err(error) => problems.push(in_words(&error)),
+            }
+        }
+        let mut seen = BTreeSet::new();
+        problems.retain(|problem| seen.insert(problem.clone()));
         if problems.is_empty() { vec![in_words(first)] } else { problems }
     }
 
@@ -134,24 +144,23 @@ impl Planner {
         let mut pools = pools.chain(self.config.cidr4.iter().copied().map(IpNet::V4));
         let announced = match pools.find(|pool| pool.contains(&address)) {
             Some(prefix) => Announced::Pool { prefix },
-            None => match host_route_protocol(address, held, &self.config, &self.view) {
-                RouteProtocol::Announce => Announced::Itself { prefix: host_prefix(address) },
-                RouteProtocol::Quiet => Announced::Nothing { reason: withheld(pod) },
-            },
+            None => self.by_itself(address, held),
         };
         let claim = if given { self.claim(Kind::Addresses, address, pod) } else { None };
         AddressReport { source, claim, announced }
     }
 
-    /// On its own even where a pool covers it: it may be on other nodes too.
-    fn anycast(&self, address: IpAddr, pod: &PodView) -> AddressReport {
-        let announced = if pod.eligible() {
-            Announced::Itself { prefix: host_prefix(address) }
-        } else {
-            Announced::Nothing { reason: withheld(pod) }
-        };
+    /// By itself even where a pool covers it: other nodes may have it too.
+    fn anycast(&self, address: IpAddr, held: &Allocation, pod: &PodView) -> AddressReport {
         let claim = self.claim(Kind::Anycast, address, pod);
-        AddressReport { source: Source::Given { address }, claim, announced }
+        AddressReport { source: Source::Given { address }, claim, announced: self.by_itself(address, held) }
+    }
+
+    fn by_itself(&self, address: IpAddr, held: &Allocation) -> Announced {
+        match eligibility(held, &self.view) {
+            Ok(()) => Announced::Itself { prefix: host_prefix(address) },
+            Err(reason) => Announced::Nothing { reason },
+        }
     }
 
     fn claim(&self, kind: Kind, address: IpAddr, pod: &PodView) -> Option<usize> {
@@ -178,10 +187,6 @@ fn source(address: IpAddr, ranges: Vec<IpNet>, plan: &PodPlan, intent: &PodInten
     }
 }
 
-fn withheld(pod: &PodView) -> &'static str {
-    if pod.terminating { "the pod is being deleted" } else { "the pod is not Ready" }
-}
-
 fn one_by_one(error: &PlanError) -> Vec<String> {
     let texts = |refusal: &Refusal| match refusal {
         Refusal::Family(error) => error.problems().iter().map(ToString::to_string).collect(),
@@ -193,67 +198,12 @@ fn one_by_one(error: &PlanError) -> Vec<String> {
 /// There are no attachments yet whose IDs would help anybody.
 fn in_words(error: &IpamError) -> String {
     match error {
-        IpamError::Held { address, holder } => match &holder.pod {
-            Some(pod) => format!("address {address} is held by pod {pod}"),
-            None => error.to_string(),
-        },
-        _ => error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::config::{BgpSpec, ClaimSpec, NodeConfigSpec};
-    use crate::family::Families;
-    use crate::testing::pod_view;
-
-    #[test]
-    fn anycast_is_announced_by_itself_even_inside_a_pool_while_the_pod_is_ready() {
-        let node = NodeConfig::validate(&NodeConfigSpec {
-            cidr6: vec!["2001:db8:f001::/64".to_owned()],
-            bgp: BgpSpec { asn: 65101, ..BgpSpec::default() },
-            claims: vec![
-                ClaimSpec { cidrs: vec!["2001:db8:a::/64".to_owned()], ..ClaimSpec::default() },
-                ClaimSpec {
-                    cidrs: vec!["::/0".to_owned()],
-                    kinds: vec!["anycast".to_owned()],
-                    ..ClaimSpec::default()
-                },
-            ],
-            ..NodeConfigSpec::default()
-        })
-        .unwrap();
-        let plan = PodPlan {
-            families: Families { ipv6: true, ipv4: false },
-            v6: Want::Any,
-            v4: Want::No,
-            given: vec![],
-            embed: None,
-            anycast: vec!["2001:db8:a::53".parse().unwrap(), "2001:db8:f001::53".parse().unwrap()],
-        };
-        for ready in [true, false] {
-            let pod = PodView { ready, ..pod_view("dns/resolver") };
-            let mut view = ClusterView::default();
-            view.pods.insert(pod.key.clone(), Arc::new(pod.clone()));
-            let mut planner = Planner::new(node.clone(), view, &BTreeSet::new());
-            let mut report = PodReport::of(&pod);
-            planner.grant(0, &pod, &PodIntent::default(), &plan, &mut report).unwrap();
-            let seen: Vec<String> = report.anycast.iter().map(ToString::to_string).collect();
-            let expected = if ready {
-                [
-                    "2001:db8:a::53, granted by spec.claims[0], announced as 2001:db8:a::53/128",
-                    "2001:db8:f001::53, granted by spec.claims[1], announced as 2001:db8:f001::53/128",
-                ]
-            } else {
-                [
-                    "2001:db8:a::53, granted by spec.claims[0], not announced: the pod is not Ready",
-                    "2001:db8:f001::53, granted by spec.claims[1], not announced: the pod is not Ready",
-                ]
-            };
-            assert_eq!(seen, expected);
+        IpamError::Held { address, holder: Holder { pod: Some(pod), .. } } => {
+            format!("address {address} is held by pod {pod}")
         }
+        IpamError::Anycast { address, holder: Holder { pod: Some(pod), .. } } => {
+            format!("address {address} is an anycast address of pod {pod}")
+        }
+        _ => error.to_string(),
     }
 }

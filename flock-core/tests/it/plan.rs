@@ -138,7 +138,7 @@ fn the_source_of_an_address_follows_the_annotations() {
 #[test]
 fn pods_of_a_node_share_its_addresses_in_the_order_written() {
     let six = [("ipv4", "false")];
-    let table: [(&str, Vec<PodView>, &[&str]); 7] = [
+    let table: [(&str, Vec<PodView>, &[&str]); 11] = [
         (
             "a given address twice",
             vec![
@@ -190,6 +190,35 @@ fn pods_of_a_node_share_its_addresses_in_the_order_written() {
             ],
         ),
         (
+            "an anycast address that pods share",
+            vec![
+                pod("a", &[("anycast", "2001:db8:f001::53")]),
+                pod("b", &[("anycast", "2001:db8:f001::53")]),
+            ],
+            &["", ""],
+        ),
+        (
+            "an address of one pod, then anycast of another",
+            vec![
+                pod("a", &[("addresses", "2001:db8:f001::53")]),
+                pod("b", &[("anycast", "2001:db8:f001::53,192.0.2.2")]),
+            ],
+            &["", "address 2001:db8:f001::53 is held by pod shop/a; address 192.0.2.2 is held by pod shop/a"],
+        ),
+        (
+            "anycast of one pod, then an address of another",
+            vec![
+                pod("a", &[("anycast", "2001:db8:f001::53")]),
+                pod("b", &[("addresses", "2001:db8:f001::53")]),
+            ],
+            &["", "address 2001:db8:f001::53 is an anycast address of pod shop/a"],
+        ),
+        (
+            "a pin on an anycast address of the same pod",
+            vec![pod("a", &[("anycast", "2001:db8:f001::53"), ("cidr6", "2001:db8:f001::53/128")])],
+            &["address 2001:db8:f001::53 cannot be given to a pod: it is an anycast address of the same pod"],
+        ),
+        (
             "a reserved address",
             vec![pod("a", &[("addresses", "192.0.2.1")])],
             &["address 192.0.2.1 cannot be given to a pod: it is the gateway address of the pool"],
@@ -199,6 +228,35 @@ fn pods_of_a_node_share_its_addresses_in_the_order_written() {
         let report = on(usual(), pods);
         let problems: Vec<_> = report.pods.iter().map(|pod| pod.problems.join("; ")).collect();
         assert_eq!(problems, expected, "{what}");
+    }
+}
+
+#[test]
+fn anycast_is_announced_by_itself_even_inside_a_pool_while_the_pod_is_eligible() {
+    let claim = |cidr: &str, kinds: &[&str]| ClaimSpec {
+        cidrs: vec![cidr.to_owned()],
+        kinds: kinds.iter().map(|kind| (*kind).to_owned()).collect(),
+        ..ClaimSpec::default()
+    };
+    let claims = vec![claim("2001:db8:a::/64", &["addresses"]), claim("::/0", &["anycast"])];
+    let node = NodeConfigSpec { claims, ..usual() };
+    let eligible = pod("dns", &[("anycast", "2001:db8:a::53,2001:db8:f001::53")]);
+    let starting = PodView { ready: false, ..eligible.clone() };
+    let leaving = PodView { terminating: true, ..eligible.clone() };
+    let table = [
+        (eligible, ["announced as 2001:db8:a::53/128", "announced as 2001:db8:f001::53/128"]),
+        (starting, ["not announced: the pod is not Ready"; 2]),
+        (leaving, ["not announced: the pod is terminating"; 2]),
+    ];
+    for (pod, [first, second]) in table {
+        let report = on(node.clone(), vec![pod]);
+        assert!(report.is_fine(), "{report}");
+        let seen: Vec<_> = only(&report).anycast.iter().map(ToString::to_string).collect();
+        let expected = [
+            format!("2001:db8:a::53, granted by spec.claims[1], {first}"),
+            format!("2001:db8:f001::53, granted by spec.claims[1], {second}"),
+        ];
+        assert_eq!(seen, expected);
     }
 }
 
@@ -275,7 +333,7 @@ fn everything() -> Objects {
                 pod("greedy", &[("addresses", "198.51.100.7,2001:db8::1,2001:db8:b::1"), ("ipv4", "false")]),
             ),
             at("n2", pod("typo", &[("ipv4", "no"), ("adresses", "203.0.113.7")])),
-            at("n3", pod("six", &[])),
+            at("n3", pod("six", &[("anycast", "2001:db8:a::53")])),
             at("n3", PodView { host_network: true, ..pod("host", &[("ipv4", "no")]) }),
             pod("lost", &[]),
         ],
