@@ -9,9 +9,9 @@ use crate::annotation::{PREFIX, PodIntent};
 use crate::claims::{Asker, ClaimError, Kind, Surroundings, grant};
 use crate::config::NodeConfig;
 use crate::family::{Families, Family, FamilyError, families};
-use crate::ids::PodKey;
+use crate::ids::{AttachmentId, PodKey};
 use crate::iid::{Embedding, Field, Identity, IidError};
-use crate::ipam::Want;
+use crate::ipam::{Request, Want};
 use crate::ports::Retry;
 
 use std::net::IpAddr;
@@ -42,6 +42,23 @@ pub struct PodPlan {
     pub embed: Option<Embedding>,
     /// Anycast addresses, all granted.
     pub anycast: Vec<IpAddr>,
+}
+
+impl PodPlan {
+    /// What to ask the allocator for. The pod and its network namespace are the caller's to add.
+    pub fn request(&self, attachment: AttachmentId) -> Request {
+        Request {
+            attachment,
+            pod: None,
+            uid: None,
+            netns: None,
+            v6: self.v6.clone(),
+            v4: self.v4.clone(),
+            given: self.given.clone(),
+            anycast: self.anycast.clone(),
+            embed: self.embed.clone(),
+        }
+    }
 }
 
 /// Decides what a pod shall get on a node. The error holds every problem, not the first.

@@ -94,17 +94,7 @@ fn check_allocations(intent: &PodIntent, config: &NodeConfig, plan: &PodPlan) {
 }
 
 fn request(plan: &PodPlan, attachment: &str) -> Request {
-    Request {
-        attachment: AttachmentId::parse(attachment).unwrap(),
-        pod: None,
-        uid: None,
-        netns: None,
-        v6: plan.v6.clone(),
-        v4: plan.v4.clone(),
-        given: plan.given.clone(),
-        anycast: plan.anycast.clone(),
-        embed: plan.embed.clone(),
-    }
+    plan.request(AttachmentId::parse(attachment).unwrap())
 }
 
 fn check_allocation(intent: &PodIntent, config: &NodeConfig, plan: &PodPlan, allocation: &Allocation) {

@@ -30,15 +30,10 @@ impl Node {
         };
         let plan = self.state().plan(&intent, facts, config, &view)?;
         Ok(Request {
-            attachment: guard.attachment().clone(),
             pod: request.pod.clone(),
             uid: request.uid.clone(),
             netns: Some(request.netns.clone()),
-            v6: plan.v6,
-            v4: plan.v4,
-            given: plan.given,
-            anycast: plan.anycast,
-            embed: plan.embed,
+            ..plan.request(guard.attachment().clone())
         })
     }
 

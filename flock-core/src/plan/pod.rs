@@ -81,17 +81,8 @@ impl Planner {
         report: &mut PodReport,
     ) -> Result<(), Vec<String>> {
         let Some(attachment) = attachment("plan", turn) else { return Ok(()) };
-        let request = Request {
-            attachment,
-            pod: Some(pod.key.clone()),
-            uid: pod.uid.clone(),
-            netns: None,
-            v6: plan.v6.clone(),
-            v4: plan.v4.clone(),
-            given: plan.given.clone(),
-            anycast: plan.anycast.clone(),
-            embed: plan.embed.clone(),
-        };
+        let request =
+            Request { pod: Some(pod.key.clone()), uid: pod.uid.clone(), ..plan.request(attachment) };
         let entropy = u64::try_from(turn).unwrap_or_default();
         let mut held = self
             .ipam
