@@ -1,6 +1,7 @@
 //! `cargo xtask lab`: the whole idea on one machine. A router, two nodes, a client and pods, each in a
 //! network namespace; real BGP, real veth pairs, real packets. Nothing of the host's own network changes.
 
+mod anycast;
 mod cluster;
 mod execute;
 mod interrupt;
@@ -28,10 +29,10 @@ use self::cluster::Cluster;
 use self::interrupt::{Interrupt, Interrupted};
 use self::node::NodeDir;
 use self::progress::{Paint, Progress};
-use self::report::Report;
+use self::report::{Report, Shared};
 use self::router::{Kind, Router};
 use self::state::State;
-use self::topology::NODES;
+use self::topology::{NODES, SHARED};
 use crate::packages::{self, BIRD, FRR, IPROUTE, NFTABLES, PING};
 use crate::{build, cmd};
 
@@ -78,6 +79,12 @@ enum LabTask {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
+    /// Answer on the shared addresses; what the pods of the lab that share them run
+    #[command(hide = true)]
+    Serve {
+        /// With this name
+        name: String,
+    },
     /// Take a standing lab down
     Down {
         #[command(flatten)]
@@ -104,6 +111,7 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
         None => make(&args.options, None),
         Some(LabTask::Up { options, which }) => make(&options, Some(&which.name)),
         Some(LabTask::Exec { which, element, command }) => exec(&which.name, &element, &command),
+        Some(LabTask::Serve { name }) => anycast::serve(&name).map(|()| ExitCode::SUCCESS),
         Some(LabTask::Down { which }) => down(&which.name),
     };
     outcome.or_else(|error| {
@@ -136,7 +144,7 @@ fn make(options: &Options, keep: Option<&str>) -> Result<ExitCode> {
         Progress::say(&format!("cleaned up after lab {name}, which was killed"));
     }
     let mut lab = Guard::new(Cluster::new(State::create(keep, options.router)?, dist, interrupt));
-    progress.title("flock lab: a router, two nodes, a client and ten pods in network namespaces");
+    progress.title("flock lab: a router, two nodes, a client and thirteen pods in network namespaces");
     let outcome = build_and_check(lab.cluster()?, &progress, keep.is_some());
     let report = match outcome {
         Ok(report) => report,
@@ -204,12 +212,13 @@ fn build_and_check(lab: &mut Cluster, progress: &Progress, stays: bool) -> Resul
     })?;
     let learned = progress.step("announced", "waiting for single addresses at the router", || {
         let learned = lab.wait_for_routes(topology::announced())?;
-        let brought = learned.len() - topology::pools().count();
-        let outcome = format!("the router has learned {brought} single addresses and nothing else");
+        let single = learned.len() - topology::pools().count();
+        let outcome = format!("the router has learned {single} single addresses and nothing else");
         Ok((learned, outcome))
     })?;
     progress.step("pinned", "deleting a pod and making it again", || {
-        let address = lab.attach_pinned_again(&mut attached)?;
+        let again = lab.attach_again(&mut attached, topology::PINNED)?;
+        let address = again.v4.context("the pinned pod has no IPv4 address")?;
         Ok(((), format!("{} has {address} again", topology::PINNED)))
     })?;
     progress.step("refused", "attaching pods with typing mistakes", || {
@@ -232,13 +241,28 @@ fn build_and_check(lab: &mut Cluster, progress: &Progress, stays: bool) -> Resul
         let outcome = format!("{good} of {} answer \"unreachable\", none loops", probes.len());
         Ok((probes, outcome))
     })?;
+    let shares = progress.step("shares", "asking the shared addresses", || {
+        anycast::start_servers(lab)?;
+        let shares = anycast::shares(lab)?;
+        let outcome = format!("{} pods share {} flows to {}", shares.len(), anycast::FLOWS, SHARED);
+        Ok((shares, outcome))
+    })?;
+    let withdrawals = progress.step("withdrawn", "taking pods away while a client asks", || {
+        let withdrawals = anycast::withdrawals(lab, &mut attached)?;
+        let requests: usize = withdrawals.iter().map(|it| it.requests).sum();
+        let failed: usize = withdrawals.iter().map(|it| it.failed).sum();
+        let outcome =
+            format!("{} times a pod stops serving: {failed} of {requests} requests fail", withdrawals.len());
+        Ok((withdrawals, outcome))
+    })?;
     if !stays {
         progress.step("detach", "executing the plugin", || {
             lab.detach()?;
-            Ok(((), "no link, route, neighbour or allocation is left".to_owned()))
+            Ok(((), "no link, route, nexthop object, neighbour or allocation is left".to_owned()))
         })?;
     }
-    Ok(Report::new(router, sessions, learned, &attached, pings, unassigned))
+    let anycast = Shared { shares, withdrawals };
+    Ok(Report::new(router, sessions, learned, &attached, pings, unassigned, anycast))
 }
 
 /// Takes the lab down when it goes out of scope, also when something panics.
@@ -284,6 +308,9 @@ fn prompts(state: &State, name: &str) -> Result<String> {
     lines.push(format!("  {run} web-1 -- ip address"));
     lines.push(format!("  {run} web-1 -- ping -c 3 {}", topology::CLIENT.neighbour.v6));
     lines.push(format!("  {run} node1 -- flock-agent status"));
+    lines.push(format!("  {run} node1 -- ip nexthop show"));
+    let service = topology::SHARED.v6;
+    lines.push(format!("  {run} client -- bash -c 'head -1 < /dev/tcp/{service}/53'"));
     for command in Router::new(state)?.commands() {
         lines.push(format!("  {run} router -- {command}"));
     }

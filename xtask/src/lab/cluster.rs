@@ -1,13 +1,14 @@
 //! The lab as a whole: wires, daemons, pods, and what has to be true of them.
 
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use ipnet::IpNet;
 
+use super::anycast::{History, Watch};
 use super::execute::Patience;
 use super::interrupt::Interrupt;
 use super::netns::{self, Netns};
@@ -16,7 +17,7 @@ use super::pods::{Attached, Sandbox};
 use super::process::Daemon;
 use super::router::{Learned, Router, Session};
 use super::state::State;
-use super::topology::{self, Family, NODES, Node, Pod, REFUSED, Refused};
+use super::topology::{self, Announced, Family, NODES, Node, Pod, REFUSED, Refused};
 use crate::build::Dist;
 
 /// How long anything may take to come true before the lab says what is wrong. Sessions take a second or
@@ -32,11 +33,17 @@ pub(super) struct Cluster {
     pub(super) dist: Dist,
     pub(super) interrupt: Interrupt,
     daemons: Vec<Daemon>,
+    watch: Option<Watch>,
 }
 
 impl Cluster {
     pub(super) fn new(state: State, dist: Dist, interrupt: Interrupt) -> Self {
-        Self { state, dist, interrupt, daemons: Vec::new() }
+        Self { state, dist, interrupt, daemons: Vec::new(), watch: None }
+    }
+
+    /// What the router's kernel has done with the shared addresses since it was started.
+    pub(super) fn history(&self) -> Result<History> {
+        self.watch.as_ref().map(Watch::history).context("nobody watches the router")
     }
 
     /// Namespaces, veth pairs, addresses, default routes.
@@ -54,7 +61,13 @@ impl Cluster {
                 on_all.iter().flatten().map(|(name, value)| (name.as_str(), *value)).collect();
             self.state.netns(name).sysctls(&settings)?;
         }
-        router.sysctls(&[("ipv6/conf/all/forwarding", "1"), ("ipv4/ip_forward", "1")])?;
+        router.sysctls(&[
+            ("ipv6/conf/all/forwarding", "1"),
+            ("ipv4/ip_forward", "1"),
+            // Spread by ports as well, or all of the client's flows go one way.
+            ("ipv6/fib_multipath_hash_policy", "1"),
+            ("ipv4/fib_multipath_hash_policy", "1"),
+        ])?;
         let mut lines = "link set lo up\n".to_owned();
         for (name, link) in topology::links() {
             let neighbour = self.state.netns(name);
@@ -80,6 +93,7 @@ impl Cluster {
     /// Starts the router and waits until it answers; its name and version.
     pub(super) fn start_router(&mut self) -> Result<String> {
         let router = Router::new(&self.state)?;
+        self.watch = Some(Watch::start(&self.state.netns("router"))?);
         let daemons = router.start()?;
         self.keep(daemons)?;
         self.wait_for("the router answers", || router.version())
@@ -91,6 +105,10 @@ impl Cluster {
         dir.write_manifests(node)?;
         let daemons = dir.start(&self.state, node, &self.dist.agent)?;
         self.keep(daemons)?;
+        self.wait_for_agent(node, &dir)
+    }
+
+    fn wait_for_agent(&mut self, node: &'static Node, dir: &NodeDir) -> Result<String> {
         let agent = self.dist.agent.clone();
         self.wait_for("the agent is ready and runs BIRD", || {
             let status = dir.status(&agent)?;
@@ -104,6 +122,29 @@ impl Cluster {
                 problem => bail!("{}: {problem}", node.name),
             }
         })
+    }
+
+    /// Starts a daemon of a pod's own, inside it.
+    pub(super) fn start_in_pod(&mut self, pod: &'static str, command: &mut Command) -> Result<()> {
+        let log = self.state.element_dir(pod)?.join("main.log");
+        let daemon = Daemon::start(pod, command, &self.state.netns(pod), &log)?;
+        self.keep(vec![daemon])
+    }
+
+    /// Kills a daemon, as the kernel does that runs out of memory: without a warning.
+    pub(super) fn kill(&mut self, owner: &str, program: &str) -> Result<()> {
+        let fits = |daemon: &Daemon| daemon.owner == owner && daemon.program() == program;
+        let index = self.daemons.iter().position(fits);
+        let index = index.with_context(|| format!("{owner} has no daemon {program}"))?;
+        self.daemons.remove(index).kill()
+    }
+
+    /// Starts the agent of a node whose agent is dead, and waits until it has caught up.
+    pub(super) fn start_agent_again(&mut self, node: &'static Node) -> Result<()> {
+        let dir = NodeDir::new(&self.state, node)?;
+        let daemon = dir.start_agent(&self.state, node, &self.dist.agent)?;
+        self.keep(vec![daemon])?;
+        self.wait_for_agent(node, &dir).map(drop)
     }
 
     fn keep(&mut self, daemons: Vec<Daemon>) -> Result<()> {
@@ -129,16 +170,15 @@ impl Cluster {
     /// Waits until the router has learned these prefixes and no other, and forwards by them.
     pub(super) fn wait_for_routes(
         &mut self,
-        wanted: impl Iterator<Item = (&'static Node, IpNet)>,
+        wanted: impl Iterator<Item = Announced>,
     ) -> Result<Vec<Learned>> {
         let wanted: Vec<_> = wanted.collect();
         let router = Router::new(&self.state)?;
         self.wait_for("the router has what is announced and no more", || {
             let learned = router.learned()?;
-            let is_wanted = |route: &Learned| wanted.iter().any(|(node, net)| route.is_of(node, *net));
-            let missing = wanted.iter().filter(|(node, net)| !learned.iter().any(|it| it.is_of(node, *net)));
-            let mut wrong: Vec<_> =
-                missing.map(|(node, net)| format!("{net} of {} is missing", node.name)).collect();
+            let is_wanted = |route: &Learned| wanted.iter().any(|it| route.is(it));
+            let missing = wanted.iter().filter(|it| !learned.iter().any(|route| route.is(it)));
+            let mut wrong: Vec<_> = missing.map(|it| format!("{it} is missing")).collect();
             let surplus = learned.iter().filter(|route| !is_wanted(route));
             wrong.extend(surplus.map(|route| format!("{} is there", route.prefix)));
             if wrong.is_empty() { Ok(learned) } else { bail!("{}", wrong.join(", ")) }
@@ -162,17 +202,20 @@ impl Cluster {
         })
     }
 
-    /// Deletes the pinned pod and makes it again; its new attachment takes the place of the old one.
-    pub(super) fn attach_pinned_again(&self, attached: &mut [Attached]) -> Result<IpAddr> {
+    /// Deletes a pod and makes it again, in a namespace of its own; its new attachment takes the place of the
+    /// old one.
+    pub(super) fn attach_again<'a>(&self, attached: &'a mut [Attached], name: &str) -> Result<&'a Attached> {
         let patience = Patience::until(Duration::from_secs(50), &self.interrupt);
-        let known = attached.iter_mut().find(|attached| attached.pod == topology::PINNED);
-        let asked = topology::pods().find(|(_, pod)| pod.name == topology::PINNED);
-        let Some((attached, (node, pod))) = known.zip(asked) else {
-            bail!("there is no pod {}", topology::PINNED);
+        let known = attached.iter_mut().find(|attached| attached.pod == name);
+        let Some((attached, (node, pod))) = known.zip(topology::pod(name)) else {
+            bail!("there is no pod {name}");
         };
         Sandbox::read(&self.state, pod)?.del(&self.dist.flock)?;
+        let netns = [self.state.netns(name)];
+        netns::remove(&netns)?;
+        netns::make(&netns)?;
         *attached = self.attach_one(node, pod, &patience)?;
-        attached.v4.context("the pinned pod has no IPv4 address")
+        Ok(attached)
     }
 
     /// Tries to attach the pods with typing mistakes; what each was told.
@@ -230,7 +273,7 @@ impl Cluster {
 
     /// Repeats `attempt` until it succeeds. Gives up early when a daemon has ended or somebody wants the lab
     /// to stop, and says what the daemons said.
-    fn wait_for<T>(&mut self, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    pub(super) fn wait_for<T>(&mut self, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let started = Instant::now();
         loop {
             let last = match attempt() {
@@ -264,7 +307,11 @@ impl Cluster {
     }
 }
 
-/// What the kernel of a node has that only a pod brings: links, routes but the aggregates, neighbours.
+/// The numbers of flock's nexthop objects.
+const NEXTHOP_IDS: RangeInclusive<u64> = 0x666c_0000..=0x666c_ffff;
+
+/// What the kernel of a node has that only a pod brings: links, routes but the aggregates, nexthop objects,
+/// neighbours.
 fn leftovers(netns: &Netns, node: &Node) -> Result<Vec<String>> {
     let text = |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap_or("?").to_owned();
     let links = netns.show("link show")?;
@@ -281,6 +328,11 @@ fn leftovers(netns: &Netns, node: &Node) -> Result<Vec<String>> {
                     left.push(format!("route to {destination}"));
                 }
             }
+        }
+    }
+    for object in netns.show("nexthop show")? {
+        if object["id"].as_u64().is_some_and(|id| NEXTHOP_IDS.contains(&id)) {
+            left.push(format!("nexthop object {}", object["id"]));
         }
     }
     let neighbours = netns.show("neigh show nud permanent")?;

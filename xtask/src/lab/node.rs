@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::execute::{self, Patience};
 use super::process::Daemon;
 use super::state::State;
-use super::topology::{NAMESPACE, NODES, Node, REFUSED, ROUTER_ASN};
+use super::topology::{NAMESPACE, NODES, Node, Pod, REFUSED, ROUTER_ASN};
 
 /// Where a node keeps its things.
 #[derive(Debug, Clone)]
@@ -40,40 +40,57 @@ impl NodeDir {
         self.0.join("manifests")
     }
 
-    /// Writes the manifests of the node and its pods, in the form `kubectl` takes.
+    /// Writes the manifests of the node and its pods, in the form `kubectl` takes. Pods that share an address
+    /// have a file each, since each has a life of its own.
     pub(super) fn write_manifests(&self, node: &Node) -> Result<()> {
         let dir = self.manifests();
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let refused = REFUSED.iter().filter(|_| node.name == NODES[0].name);
         let refused = refused.map(|pod| pod_manifest(pod.name, &[pod.annotation], node));
-        let pods = node.pods.iter().map(|pod| pod_manifest(pod.name, pod.annotations, node));
-        let pods: Vec<_> = pods.chain(refused).collect();
-        for (name, text) in [("node.yaml", node_config(node)), ("pods.yaml", pods.join("---\n"))] {
-            let (file, fresh) = (dir.join(name), dir.join(format!(".{name}.new")));
-            fs::write(&fresh, text)
-                .and_then(|()| fs::rename(&fresh, &file))
-                .with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        Ok(())
+        let (sharing, others): (Vec<_>, Vec<_>) = node.pods.iter().partition(|pod| pod.shares());
+        let others = others.into_iter().map(|pod| pod_manifest(pod.name, pod.annotations, node));
+        let pods: Vec<_> = others.chain(refused).collect();
+        self.write("node.yaml", &node_config(node))?;
+        self.write("pods.yaml", &pods.join("---\n"))?;
+        sharing.into_iter().try_for_each(|pod| self.write_pod(node, pod, Life::Ready))
+    }
+
+    /// Writes the manifest of a pod that has a file of its own.
+    pub(super) fn write_pod(&self, node: &Node, pod: &Pod, life: Life) -> Result<()> {
+        let manifest = pod_manifest(pod.name, pod.annotations, node);
+        self.write(&format!("{}.yaml", pod.name), &life.told_in(&manifest))
+    }
+
+    /// Writes to another name and renames, so that nobody reads half a file.
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let (file, fresh) = (self.manifests().join(name), self.manifests().join(format!(".{name}.new")));
+        fs::write(&fresh, text)
+            .and_then(|()| fs::rename(&fresh, &file))
+            .with_context(|| format!("cannot write {}", file.display()))
     }
 
     /// Starts BIRD, then the agent, as two containers of one pod would.
     pub(super) fn start(&self, state: &State, node: &'static Node, agent: &Path) -> Result<Vec<Daemon>> {
-        let netns = state.netns(node.name);
         let mut bird = Command::new(agent);
         bird.args(["bird", "--node-name", node.name]);
+        self.place_bird(&mut bird);
+        let bird = Daemon::start(node.name, &mut bird, &state.netns(node.name), &self.0.join("bird.log"))?;
+        Ok(vec![bird, self.start_agent(state, node, agent)?])
+    }
+
+    /// Starts the agent alone.
+    pub(super) fn start_agent(&self, state: &State, node: &'static Node, agent: &Path) -> Result<Daemon> {
         let mut run = Command::new(agent);
         run.args(["run", "--node-name", node.name]);
-        for command in [&mut bird, &mut run] {
-            command.arg("--bird-conf").arg(self.0.join("bird.conf"));
-            command.arg("--bird-socket").arg(self.0.join("bird.ctl"));
-        }
+        self.place_bird(&mut run);
         run.arg("--manifests").arg(self.manifests());
         run.arg("--socket").arg(self.socket()).arg("--state").arg(self.0.join("allocations.json"));
-        Ok(vec![
-            Daemon::start(node.name, &mut bird, &netns, &self.0.join("bird.log"))?,
-            Daemon::start(node.name, &mut run, &netns, &self.0.join("agent.log"))?,
-        ])
+        Daemon::start(node.name, &mut run, &state.netns(node.name), &self.0.join("agent.log"))
+    }
+
+    fn place_bird(&self, command: &mut Command) {
+        command.arg("--bird-conf").arg(self.0.join("bird.conf"));
+        command.arg("--bird-socket").arg(self.0.join("bird.ctl"));
     }
 
     /// What `flock-agent status -o json` says. Fails until the agent answers.
@@ -82,6 +99,26 @@ impl NodeDir {
         command.args(["status", "-o", "json", "--socket"]).arg(self.socket());
         let text = execute::succeed(&mut command, "", &Patience::SHORT)?.stdout;
         serde_json::from_str(&text).context("`flock-agent status -o json` did not print JSON")
+    }
+}
+
+/// Where a pod is in its life, as the API server would say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    Ready,
+    NotReady,
+    /// Marked for deletion; its containers still run.
+    Terminating,
+}
+
+impl Life {
+    /// The manifest with what is said of the pod's life put in.
+    fn told_in(self, manifest: &str) -> String {
+        let ready = if self == Self::NotReady { "False" } else { "True" };
+        let status = format!("status:\n  conditions:\n    - {{ type: Ready, status: '{ready}' }}\n");
+        let deleted = "metadata:\n  deletionTimestamp: '2026-01-01T00:00:00Z'\n";
+        let metadata = if self == Self::Terminating { deleted } else { "metadata:\n" };
+        manifest.replacen("metadata:\n", metadata, 1) + &status
     }
 }
 
@@ -144,5 +181,17 @@ mod tests {
         let manifest = pod_manifest("web", &[("ipv4", "no"), ("cidr6", "2001:db8::/64")], &NODES[0]);
         assert!(manifest.contains("\n  annotations:\n    flock.fritzlab.net/ipv4: 'no'\n"), "{manifest}");
         assert!(!pod_manifest("web", &[], &NODES[0]).contains("annotations"));
+    }
+
+    #[test]
+    fn life_of_a_pod_is_told_where_the_api_server_tells_it() {
+        let manifest = pod_manifest("dns", &[], &NODES[0]);
+        for (life, ready, deleted) in
+            [(Life::Ready, true, false), (Life::NotReady, false, false), (Life::Terminating, true, true)]
+        {
+            let told = life.told_in(&manifest);
+            assert_eq!(told.ends_with("- { type: Ready, status: 'True' }\n"), ready, "{told}");
+            assert_eq!(told.contains("metadata:\n  deletionTimestamp: "), deleted, "{told}");
+        }
     }
 }

@@ -108,6 +108,17 @@ impl Daemon {
         self.id
     }
 
+    /// What it is, such as `flock-agent run`.
+    pub(super) fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// Ends it by SIGKILL.
+    pub(super) fn kill(mut self) -> Result<()> {
+        self.child.kill().with_context(|| format!("cannot kill {}", self.program))?;
+        self.child.wait().map(drop).with_context(|| format!("cannot wait for {}", self.program))
+    }
+
     /// Fails when it has ended, which no daemon should.
     pub(super) fn check(&mut self) -> Result<()> {
         match self.child.try_wait().with_context(|| format!("cannot wait for {}", self.program))? {

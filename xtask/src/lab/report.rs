@@ -1,15 +1,19 @@
 //! What the lab has seen, for people and for machines.
 
-use std::fmt::Write;
+mod shared;
+mod table;
+
 use std::net::IpAddr;
 
 use serde::Serialize;
 
+use self::table::{Cell, Table};
+use super::anycast::{Share, Withdrawal, shares_hold};
 use super::pods::Attached;
 use super::probe::{Ping, Unassigned};
 use super::progress::{Paint, Took};
-use super::router::{Learned, Session};
-use super::topology::{self, Family};
+use super::router::{Learned, Path, Session};
+use super::topology::{self, Family, NODES};
 
 /// Everything the lab has seen.
 #[derive(Debug, Serialize)]
@@ -23,6 +27,15 @@ pub(super) struct Report {
     pub(super) pods: Vec<PodRow>,
     pub(super) pings: Vec<Ping>,
     pub(super) unassigned: Vec<Unassigned>,
+    pub(super) anycast: Shared,
+}
+
+/// What was seen of the addresses several pods share.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Shared {
+    pub(super) shares: Vec<Share>,
+    pub(super) withdrawals: Vec<Withdrawal>,
 }
 
 /// A pod in the report.
@@ -55,6 +68,7 @@ impl Report {
         attached: &[Attached],
         pings: Vec<Ping>,
         unassigned: Vec<Unassigned>,
+        anycast: Shared,
     ) -> Self {
         let pods = attached
             .iter()
@@ -66,7 +80,7 @@ impl Report {
                 add_ms: pod.took.as_secs_f64() * 1000.0,
             })
             .collect();
-        let mut report = Self { ok: false, router, sessions, learned, pods, pings, unassigned };
+        let mut report = Self { ok: false, router, sessions, learned, pods, pings, unassigned, anycast };
         report.ok = report.holds();
         report
     }
@@ -75,7 +89,7 @@ impl Report {
     fn holds(&self) -> bool {
         let announced = topology::announced();
         let nothing_missing =
-            announced.clone().all(|(node, net)| self.learned.iter().any(|route| route.is_of(node, net)));
+            announced.clone().all(|wanted| self.learned.iter().any(|route| route.is(&wanted)));
         !self.pods.is_empty()
             && !self.pings.is_empty()
             && !self.unassigned.is_empty()
@@ -84,6 +98,9 @@ impl Report {
             && self.sessions.iter().all(Session::is_established)
             && self.pings.iter().all(|ping| ping.ok)
             && self.unassigned.iter().all(|probe| probe.ok)
+            && shares_hold(&self.anycast.shares)
+            && !self.anycast.withdrawals.is_empty()
+            && self.anycast.withdrawals.iter().all(|withdrawal| withdrawal.ok)
     }
 
     /// The pings of a family that fit: how many worked, and how many there were.
@@ -108,7 +125,7 @@ impl Report {
 
     fn sections(&self, heading: impl Fn((&'static str, &'static str)) -> &'static str) -> Table {
         let mut table = Table::default();
-        let of_pods = ["pod", "node", "address"].into_iter().chain(POD_COLUMNS.map(heading));
+        let of_pods = ["pod", "node", "address"].into_iter().chain(POD_COLUMNS.map(&heading));
         table.heading(&of_pods.collect::<Vec<_>>());
         for row in &self.pods {
             for family in Family::ALL {
@@ -117,15 +134,9 @@ impl Report {
         }
         table.heading(&["router learned", "from", "next hop", "AS", "forwards to"]);
         for route in &self.learned {
-            let from = topology::announced().find(|(node, net)| route.is_of(node, *net));
-            let join = |list: Vec<String>| list.join(" ");
-            table.row(vec![
-                Cell::plain(&route.prefix.to_string()),
-                from.map_or_else(|| Cell::bad("nobody we know"), |(node, _)| Cell::good(node.name)),
-                Cell::plain(&join(route.next_hops.iter().map(ToString::to_string).collect())),
-                Cell::plain(&join(route.as_path.iter().map(ToString::to_string).collect())),
-                Cell::plain(&join(route.kernel.clone())),
-            ]);
+            for row in learned_rows(route) {
+                table.row(row);
+            }
         }
         table.heading(&["unassigned", "node", "client hears"]);
         for probe in &self.unassigned {
@@ -135,6 +146,8 @@ impl Report {
             let heard = if probe.ok { Cell::good(&heard) } else { Cell::bad(&heard) };
             table.row(vec![Cell::plain(&probe.address.to_string()), Cell::plain(probe.node), heard]);
         }
+        shared::shares(&mut table, &self.anycast.shares, &heading);
+        shared::withdrawals(&mut table, &self.anycast.withdrawals, &heading);
         table
     }
 
@@ -165,120 +178,28 @@ impl Report {
     }
 }
 
-/// A cell, and whether it holds.
-#[derive(Debug, Clone)]
-struct Cell {
-    text: String,
-    /// `None` for what is neither good nor bad.
-    good: Option<bool>,
-}
-
-impl Cell {
-    fn plain(text: &str) -> Self {
-        Self { text: text.to_owned(), good: None }
-    }
-
-    fn good(text: &str) -> Self {
-        Self { text: text.to_owned(), good: Some(true) }
-    }
-
-    fn bad(text: &str) -> Self {
-        Self { text: text.to_owned(), good: Some(false) }
-    }
-
-    /// How many of how many worked; `-`, and neither good nor bad, where the pod has no such family.
-    fn count(count: Option<(usize, usize)>) -> Self {
-        match count {
-            None => Self::plain("-"),
-            // Not one was tried, which is no success either.
-            Some((_, 0)) => Self::bad("0"),
-            Some((1, 1)) => Self::good("ok"),
-            Some((good, all)) if good == all => Self::good(&format!("{good}/{all}")),
-            Some((good, all)) => Self::bad(&format!("{good}/{all}")),
-        }
-    }
-
-    /// As it is drawn, before it is coloured: what is wrong is marked without colours too.
-    fn shown(&self) -> String {
-        if self.good == Some(false) { format!("{} ✗", self.text) } else { self.text.clone() }
-    }
-}
-
-/// Rows in sections, each with a heading of its own, drawn in aligned columns.
-#[derive(Debug, Default)]
-struct Table(Vec<Vec<Vec<Cell>>>);
-
-impl Table {
-    fn heading(&mut self, names: &[&str]) {
-        self.0.push(vec![names.iter().map(|name| Cell::plain(name)).collect()]);
-    }
-
-    fn row(&mut self, cells: Vec<Cell>) {
-        if let Some(section) = self.0.last_mut() {
-            section.push(cells);
-        }
-    }
-
-    /// Columns the table takes, with so many between two of its own.
-    fn width(&self, gap: usize) -> usize {
-        let of = |section: &Vec<Vec<Cell>>| {
-            let widths = widths(section);
-            1 + widths.iter().sum::<usize>() + gap * widths.len().saturating_sub(1)
-        };
-        self.0.iter().map(of).max().unwrap_or(0)
-    }
-
-    fn draw(&self, gap: usize, paint: Paint) -> String {
-        let mut text = String::new();
-        for section in &self.0 {
-            let widths = widths(section);
-            for (index, row) in section.iter().enumerate() {
-                let mut line = " ".to_owned();
-                for (cell, width) in row.iter().zip(&widths) {
-                    let plain = cell.shown();
-                    let padding = " ".repeat(width.saturating_sub(plain.chars().count()) + gap);
-                    let shown = match (index, cell.good) {
-                        (0, _) => paint.bold(&plain),
-                        (_, Some(true)) => paint.green(&plain),
-                        (_, Some(false)) => paint.red(&plain),
-                        (_, None) => plain,
-                    };
-                    let _ = write!(line, "{shown}{padding}");
-                }
-                let _ = writeln!(text, "{}", line.trim_end());
-            }
-            text.push('\n');
-        }
-        text
-    }
-}
-
-/// The width of each column of a section.
-fn widths(section: &[Vec<Cell>]) -> Vec<usize> {
-    let columns = section.iter().map(Vec::len).max().unwrap_or(0);
-    let cells = |column: usize| section.iter().filter_map(move |row| row.get(column));
-    (0..columns)
-        .map(|column| cells(column).map(|cell| cell.shown().chars().count()).max().unwrap_or(0))
-        .collect()
+/// What is said of a route: a line per path.
+fn learned_rows(route: &Learned) -> Vec<Vec<Cell>> {
+    let family = Family::of(route.prefix.addr());
+    let wanted = topology::announced().any(|wanted| route.is(&wanted));
+    let row = |(index, path): (usize, &Path)| {
+        let from = NODES.iter().find(|node| wanted && path.is_to(node, family)).map(|node| node.name);
+        let join = |list: Vec<String>| list.join(" ");
+        let forwards = from.filter(|name| route.kernel.iter().any(|device| device == name));
+        vec![
+            Cell::plain(&if index == 0 { route.prefix.to_string() } else { String::new() }),
+            from.map_or_else(|| Cell::bad("nobody we know"), Cell::good),
+            Cell::plain(&join(path.next_hops.iter().map(ToString::to_string).collect())),
+            Cell::plain(&join(path.as_path.iter().map(ToString::to_string).collect())),
+            Cell::plain(&forwards.map_or_else(|| join(route.kernel.clone()), str::to_owned)),
+        ]
+    };
+    route.paths.iter().enumerate().map(row).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_family_a_pod_lacks_is_never_a_success() {
-        for (count, shown, good) in [
-            (None, "-", None),
-            (Some((1, 1)), "ok", Some(true)),
-            (Some((3, 3)), "3/3", Some(true)),
-            (Some((2, 3)), "2/3 ✗", Some(false)),
-            (Some((0, 0)), "0 ✗", Some(false)),
-        ] {
-            let cell = Cell::count(count);
-            assert_eq!((cell.shown().as_str(), cell.good), (shown, good), "{count:?}");
-        }
-    }
 
     /// A report as wide as one gets: random identifiers, a ping that failed, all that a pod can have.
     fn wide() -> Report {
@@ -308,6 +229,7 @@ mod tests {
             pods,
             pings,
             unassigned,
+            anycast: shared::tests::wide(),
         }
     }
 
@@ -333,7 +255,15 @@ mod tests {
 
     #[test]
     fn a_report_without_pings_does_not_hold() {
-        let report = Report::new("BIRD".to_owned(), vec![], vec![], &[], vec![], vec![]);
+        let report = Report::new(
+            "BIRD".to_owned(),
+            vec![],
+            vec![],
+            &[],
+            vec![],
+            vec![],
+            Shared { shares: vec![], withdrawals: vec![] },
+        );
         assert!(!report.ok);
     }
 }

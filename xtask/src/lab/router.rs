@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::netns::Netns;
 use super::process::Daemon;
 use super::state::State;
-use super::topology::{Family, NODES, Node};
+use super::topology::{Announced, Family, NODES, Node};
 
 /// What the router runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -55,21 +55,37 @@ impl Session {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Learned {
     pub(super) prefix: IpNet,
-    /// As announced, link-local ones left out.
-    pub(super) next_hops: Vec<IpAddr>,
-    /// The autonomous systems it came through.
-    pub(super) as_path: Vec<u32>,
+    /// From whom, in the order of their next hops.
+    pub(super) paths: Vec<Path>,
     /// The interfaces the router's kernel forwards it to: what counts in the end.
     pub(super) kernel: Vec<String>,
 }
 
+/// One of the ways BGP has chosen for a prefix.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Path {
+    /// As announced, link-local ones left out.
+    pub(super) next_hops: Vec<IpAddr>,
+    /// The autonomous systems it came through.
+    pub(super) as_path: Vec<u32>,
+}
+
+impl Path {
+    /// Whether it leads to this node.
+    pub(super) fn is_to(&self, node: &Node, family: Family) -> bool {
+        self.as_path == [node.asn] && self.next_hops == [node.link.neighbour.of(family)]
+    }
+}
+
 impl Learned {
-    /// Whether it is this prefix, from this node alone.
-    pub(super) fn is_of(&self, node: &Node, prefix: IpNet) -> bool {
-        self.prefix == prefix
-            && self.as_path == [node.asn]
-            && self.next_hops == [node.link.neighbour.of(Family::of(prefix.addr()))]
-            && self.kernel == [node.name]
+    /// Whether it is this prefix, from these nodes and nobody else.
+    pub(super) fn is(&self, wanted: &Announced) -> bool {
+        let family = Family::of(self.prefix.addr());
+        self.prefix == wanted.prefix
+            && self.paths.len() == wanted.nodes.len()
+            && wanted.nodes.iter().all(|node| self.paths.iter().any(|path| path.is_to(node, family)))
+            && self.kernel.iter().map(String::as_str).eq(wanted.nodes.iter().map(|node| node.name))
     }
 }
 
@@ -118,7 +134,10 @@ impl Router {
         let mut kernel = self.netns.show("-6 route show")?;
         kernel.extend(self.netns.show("-4 route show")?);
         for route in &mut learned {
-            route.next_hops.retain(|address| !is_link_local(*address));
+            for path in &mut route.paths {
+                path.next_hops.retain(|address| !is_link_local(*address));
+            }
+            route.paths.sort();
             route.kernel = interfaces(&kernel, route.prefix);
         }
         learned.sort_by_key(|route| (Family::of(route.prefix.addr()), route.prefix));

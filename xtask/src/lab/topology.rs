@@ -1,5 +1,6 @@
 //! What the lab consists of: names, numbers and addresses, all from the prefixes reserved for documentation.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -33,6 +34,12 @@ impl Pair {
             Family::V6 => self.v6.into(),
             Family::V4 => self.v4.into(),
         }
+    }
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} and {}", self.v6, self.v4)
     }
 }
 
@@ -136,6 +143,16 @@ impl Pod {
         Self { name, annotations: &[], ipv6: Asks::OfPool, ipv4: Asks::OfPool }
     }
 
+    /// One of those that share an address.
+    const fn dns(name: &'static str) -> Self {
+        Self { annotations: &[(ANYCAST, SHARED_TEXT)], ..Self::dual(name) }
+    }
+
+    /// Whether it is one of those that share an address.
+    pub(super) fn shares(&self) -> bool {
+        self.annotations.iter().any(|(key, _)| *key == ANYCAST)
+    }
+
     const fn six(name: &'static str) -> Self {
         Self { annotations: &[("ipv4", "false")], ipv4: Asks::Nothing, ..Self::dual(name) }
     }
@@ -181,6 +198,15 @@ pub(super) const REFUSED: [Refused; 3] = [
     },
 ];
 
+/// The annotation that asks for an address others have too, without the prefix.
+const ANYCAST: &str = "anycast";
+
+/// The addresses several pods share.
+pub(super) const SHARED: Pair = Pair { v6: documentation(0xa, 0, 0x53), v4: Ipv4Addr::new(203, 0, 113, 53) };
+
+/// The same as an annotation.
+const SHARED_TEXT: &str = "2001:db8:a::53, 203.0.113.53";
+
 /// The pod whose address outlives it, and that address.
 pub(super) const PINNED: &str = "pinned-2";
 
@@ -203,6 +229,8 @@ pub(super) const NODES: [Node; 2] = [
                 ipv6: Asks::Exactly(IpAddr::V6(documentation(0xc606, 0, 0x166))),
                 ipv4: Asks::Exactly(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 166))),
             },
+            Pod::dns("dns-1"),
+            Pod::dns("dns-2"),
         ],
     },
     Node {
@@ -221,6 +249,7 @@ pub(super) const NODES: [Node; 2] = [
                 ipv4: Asks::Exactly(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 77))),
                 ..Pod::dual(PINNED)
             },
+            Pod::dns("dns-3"),
         ],
     },
 ];
@@ -241,21 +270,53 @@ pub(super) fn pods() -> impl Iterator<Item = (&'static Node, &'static Pod)> + Cl
     NODES.iter().flat_map(|node| node.pods.iter().map(move |pod| (node, pod)))
 }
 
-/// The pools, each with its node: what the router should learn while there are no pods.
-pub(super) fn pools() -> impl Iterator<Item = (&'static Node, IpNet)> + Clone {
-    NODES.iter().flat_map(|node| Family::ALL.map(|family| (node, node.pool(family))))
+/// A pod and its node, by name.
+pub(super) fn pod(name: &str) -> Option<(&'static Node, &'static Pod)> {
+    pods().find(|(_, pod)| pod.name == name)
 }
 
-/// What the router should learn once every pod is there: the pools, and what pods bring along from outside
-/// them.
-pub(super) fn announced() -> impl Iterator<Item = (&'static Node, IpNet)> + Clone {
+/// Every pod that shares an address, with its node.
+pub(super) fn sharing() -> impl Iterator<Item = (&'static Node, &'static Pod)> + Clone {
+    pods().filter(|(_, pod)| pod.shares())
+}
+
+/// A prefix the router should learn, and from whom.
+#[derive(Debug, Clone)]
+pub(super) struct Announced {
+    pub(super) prefix: IpNet,
+    pub(super) nodes: Vec<&'static Node>,
+}
+
+impl fmt::Display for Announced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<_> = self.nodes.iter().map(|node| node.name).collect();
+        write!(f, "{} of {}", self.prefix, nodes.join(" and "))
+    }
+}
+
+/// The pools, each with its node: what the router should learn while there are no pods.
+pub(super) fn pools() -> impl Iterator<Item = Announced> + Clone {
+    NODES
+        .iter()
+        .flat_map(|node| Family::ALL.map(|family| Announced { prefix: node.pool(family), nodes: vec![node] }))
+}
+
+/// What the router should learn once every pod is there: the pools, what pods bring along from outside them,
+/// and what several pods share.
+pub(super) fn announced() -> impl Iterator<Item = Announced> + Clone {
     let brought = pods().flat_map(|(node, pod)| {
         Family::ALL.map(|family| match pod.asks(family) {
-            Asks::Exactly(address) if !node.pool(family).contains(&address) => Some((node, address.into())),
+            Asks::Exactly(address) if !node.pool(family).contains(&address) => {
+                Some(Announced { prefix: address.into(), nodes: vec![node] })
+            }
             _ => None,
         })
     });
-    pools().chain(brought.flatten())
+    let shared = Family::ALL.map(|family| {
+        let nodes = NODES.iter().filter(|node| node.pods.iter().any(Pod::shares)).collect();
+        Announced { prefix: SHARED.of(family).into(), nodes }
+    });
+    pools().chain(brought.flatten()).chain(shared)
 }
 
 /// The names of everything that has a namespace.
@@ -299,12 +360,13 @@ mod tests {
                 assert!(seen.insert(node.unassigned(family)));
                 for pod in node.pods {
                     if let Asks::Exactly(address) = pod.asks(family) {
+                        assert_ne!(address, SHARED.of(family));
                         assert!(seen.insert(address), "{address} is used twice");
                     }
                 }
             }
         }
-        for address in seen {
+        for address in seen.into_iter().chain(Family::ALL.map(|family| SHARED.of(family))) {
             assert!(reserved.iter().any(|prefix| prefix.contains(&address)), "{address}");
         }
     }
@@ -323,9 +385,24 @@ mod tests {
     }
 
     #[test]
-    fn pods_that_bring_addresses_from_outside_are_announced_one_by_one() {
-        let brought: Vec<_> = announced().skip(4).map(|(node, net)| (node.name, net.to_string())).collect();
-        let expected = ["2001:db8:c606::166/128", "203.0.113.166/32"].map(|net| ("node1", net.to_owned()));
-        assert_eq!(brought, expected);
+    fn what_is_not_of_a_pool_is_announced_one_by_one() {
+        let brought: Vec<_> = announced()
+            .skip(pools().count())
+            .map(|it| (it.prefix.to_string(), it.nodes.iter().map(|node| node.name).collect::<Vec<_>>()))
+            .collect();
+        let expected = [
+            ("2001:db8:c606::166/128", vec!["node1"]),
+            ("203.0.113.166/32", vec!["node1"]),
+            ("2001:db8:a::53/128", vec!["node1", "node2"]),
+            ("203.0.113.53/32", vec!["node1", "node2"]),
+        ];
+        assert_eq!(brought, expected.map(|(net, nodes)| (net.to_owned(), nodes)));
+    }
+
+    #[test]
+    fn annotation_of_the_pods_that_share_names_the_shared_addresses() {
+        let listed: Vec<IpAddr> = SHARED_TEXT.split(", ").map(|text| text.parse().unwrap()).collect();
+        assert_eq!(listed, Family::ALL.map(|family| SHARED.of(family)));
+        assert!(sharing().count() >= 3);
     }
 }

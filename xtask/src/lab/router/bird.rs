@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 
-use super::{Learned, Router};
+use super::{Learned, Path, Router};
 use crate::lab::execute::{self, Patience};
 use crate::lab::process::Daemon;
 use crate::lab::topology::{Family, NODES, Node, ROUTER_ASN};
@@ -109,26 +110,28 @@ pub(super) fn learned(router: &Router) -> Result<Vec<Learned>> {
     Ok(parse_routes(&ask(router, "show route all")?))
 }
 
-/// The routes in the answer to `show route all`; several for one prefix become one with several next hops.
+/// The routes in the answer to `show route all`, all paths of a prefix in one.
 fn parse_routes(text: &str) -> Vec<Learned> {
     let mut routes: Vec<Learned> = Vec::new();
     for line in text.lines() {
         let first = line.split(' ').next().unwrap_or_default();
         if let Ok(prefix) = first.parse() {
-            let route = Learned { prefix, next_hops: Vec::new(), as_path: Vec::new(), kernel: Vec::new() };
-            routes.push(route);
+            routes.push(Learned { prefix, paths: Vec::new(), kernel: Vec::new() });
         }
         let Some(route) = routes.last_mut() else { continue };
-        if let Some((key, value)) = line.trim().split_once(": ") {
-            match key {
-                "BGP.next_hop" => {
-                    route.next_hops.extend(value.split(' ').filter_map(|hop| hop.parse::<IpAddr>().ok()));
-                }
-                "BGP.as_path" => {
-                    route.as_path = value.split(' ').filter_map(|asn| asn.parse().ok()).collect();
-                }
-                _ => {}
+        // The first path is in the line of the prefix, the others in lines that begin with spaces.
+        if (first.is_empty() || first.parse::<IpNet>().is_ok()) && line.contains(" [") {
+            route.paths.push(Path::default());
+        }
+        let Some(path) = route.paths.last_mut() else { continue };
+        match line.trim().split_once(": ") {
+            Some(("BGP.next_hop", value)) => {
+                path.next_hops = value.split(' ').filter_map(|hop| hop.parse().ok()).collect();
             }
+            Some(("BGP.as_path", value)) => {
+                path.as_path = value.split(' ').filter_map(|asn| asn.parse().ok()).collect();
+            }
+            _ => {}
         }
     }
     routes
@@ -169,9 +172,12 @@ Table master6:
         let routes = parse_routes(text);
         assert_eq!(routes.len(), 2);
         assert_eq!(routes[0].prefix, "198.51.100.0/26".parse().unwrap());
-        assert_eq!(routes[0].as_path, [65101]);
-        assert_eq!(routes[0].next_hops, ["192.0.2.2".parse::<IpAddr>().unwrap()]);
-        assert_eq!(routes[1].next_hops.len(), 4);
+        let [path] = &routes[0].paths[..] else { panic!("{routes:?}") };
+        assert_eq!(path.as_path, [65101]);
+        assert_eq!(path.next_hops, ["192.0.2.2".parse::<IpAddr>().unwrap()]);
+        let paths: Vec<_> =
+            routes[1].paths.iter().map(|path| (path.next_hops.len(), &path.as_path)).collect();
+        assert_eq!(paths, [(2, &vec![65101, 65102]), (2, &vec![65102])]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Learned, Router};
+use super::{Learned, Path as Way, Router};
 use crate::lab::execute::{self, Patience};
 use crate::lab::process::Daemon;
 use crate::lab::topology::{Family, NODES, ROUTER_ASN};
@@ -143,19 +143,21 @@ pub(super) fn learned(router: &Router) -> Result<Vec<Learned>> {
 /// The routes in the answer to `show bgp ipv6 unicast json`, all paths of a prefix in one.
 fn parse_routes(table: &Value) -> Vec<Learned> {
     let routes = table["routes"].as_object().into_iter().flatten();
-    routes
-        .filter_map(|(prefix, paths)| {
-            let paths = paths.as_array()?;
-            let best = paths.iter().find(|path| path["bestpath"] == true)?;
-            let hops = paths.iter().filter_map(|path| path["nexthops"].as_array()).flatten();
-            Some(Learned {
-                prefix: prefix.parse().ok()?,
-                next_hops: hops.filter_map(|hop| hop["ip"].as_str()?.parse().ok()).collect(),
-                as_path: best["path"].as_str()?.split(' ').filter_map(|asn| asn.parse().ok()).collect(),
-                kernel: Vec::new(),
-            })
-        })
-        .collect()
+    let routes = routes.filter_map(|(prefix, paths)| {
+        let chosen = |path: &&Value| path["bestpath"] == true || path["multipath"] == true;
+        let paths = paths.as_array()?.iter().filter(chosen).map(parse_path).collect();
+        Some(Learned { prefix: prefix.parse().ok()?, paths, kernel: Vec::new() })
+    });
+    routes.filter(|route| !route.paths.is_empty()).collect()
+}
+
+fn parse_path(path: &Value) -> Way {
+    let hops = path["nexthops"].as_array().into_iter().flatten();
+    let systems = path["path"].as_str().unwrap_or_default().split(' ');
+    Way {
+        next_hops: hops.filter_map(|hop| hop["ip"].as_str()?.parse().ok()).collect(),
+        as_path: systems.filter_map(|asn| asn.parse().ok()).collect(),
+    }
 }
 
 pub(super) fn commands(router: &Router) -> [String; 2] {
@@ -177,11 +179,18 @@ mod tests {
                   "nexthops": [
                     { "ip": "2001:db8:0:1::2", "afi": "ipv6", "scope": "global" },
                     { "ip": "fe80::9", "afi": "ipv6", "scope": "link-local", "used": true } ] } ],
+            "2001:db8:a::53/128": [
+                { "valid": true, "multipath": true, "path": "65102", "nexthops": [ { "ip": "2001:db8:0:2::2" } ] },
+                { "valid": true, "path": "65103", "nexthops": [ { "ip": "2001:db8:0:3::2" } ] },
+                { "valid": true, "bestpath": true, "path": "65101", "nexthops": [ { "ip": "2001:db8:0:1::2" } ] } ],
             "2001:db8:f002::/64": [ { "valid": true, "path": "65102", "nexthops": [] } ] } });
         let routes = parse_routes(&table);
-        assert_eq!(routes.len(), 1, "a route that was not chosen does not count");
-        assert_eq!(routes[0].as_path, [65101]);
-        assert_eq!(routes[0].next_hops.len(), 2);
+        assert_eq!(routes.len(), 2, "a route that was not chosen does not count");
+        let systems =
+            |route: &Learned| route.paths.iter().flat_map(|path| path.as_path.clone()).collect::<Vec<_>>();
+        assert_eq!(systems(&routes[0]), [65102, 65101]);
+        assert_eq!(systems(&routes[1]), [65101]);
+        assert_eq!(routes[1].paths[0].next_hops.len(), 2);
     }
 
     #[test]
