@@ -147,3 +147,27 @@ fn weights(node: &Netns) -> Result<Vec<Vec<u64>>> {
         .map(|group| group.iter().map(|entry| entry["weight"].as_u64().unwrap_or(1)).collect())
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn router_divides_by_nodes_and_each_node_by_its_pods() {
+        let fair: Vec<_> = topology::sharing().map(|(node, pod)| (pod.name, fair(node))).collect();
+        assert_eq!(fair, [("dns-1", 250), ("dns-2", 250), ("dns-3", 500)]);
+    }
+
+    #[test]
+    fn shares_hold_only_if_every_flow_was_answered_and_nobody_starves() {
+        let holds = |[a, b, c]: [u16; 3]| {
+            let share =
+                |pod, flows, fair| Share { pod, node: "node", flows: Each { ipv6: flows, ipv4: fair }, fair };
+            shares_hold(&[share("a", a, 250), share("b", b, 250), share("c", c, 500)])
+        };
+        assert!(holds([250, 250, 500]) && holds([200, 290, 510]));
+        assert!(!holds([249, 250, 500]), "one was not answered");
+        assert!(!holds([0, 500, 500]) && !holds([150, 250, 600]));
+        assert!(!shares_hold(&[]));
+    }
+}

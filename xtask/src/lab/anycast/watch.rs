@@ -22,17 +22,29 @@ struct Seen {
     devices: Vec<String>,
 }
 
+/// When a next hop went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gone {
+    /// From here on nothing was forwarded to it.
+    pub(super) at: Instant,
+    /// From here on everything was forwarded elsewhere: a router may take a route away before it writes it anew.
+    pub(super) settled: Instant,
+}
+
 /// Everything that has happened to the routes to the shared addresses.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History(Arc<Mutex<Vec<Seen>>>);
 
 impl History {
-    /// Since when the route of a family has not led to an interface, if it was taken out after `since`.
-    pub(super) fn gone(&self, family: Family, device: &str, since: Instant) -> Option<Instant> {
+    /// When the route of a family stopped leading to an interface, if that was after `since` and it leads
+    /// elsewhere now.
+    pub(super) fn gone(&self, family: Family, device: &str, since: Instant) -> Option<Gone> {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_family = seen.iter().rev().filter(|seen| seen.family == family);
-        let without = of_family.take_while(|seen| !seen.devices.iter().any(|it| it == device));
-        without.last().map(|seen| seen.at).filter(|at| *at >= since)
+        let mut without = of_family.take_while(|seen| !seen.devices.iter().any(|it| it == device));
+        let last = without.next().filter(|last| !last.devices.is_empty())?;
+        let first = without.last().unwrap_or(last);
+        (first.at >= since).then_some(Gone { at: first.at, settled: last.at })
     }
 
     fn add(&self, seen: Seen) {
@@ -141,8 +153,9 @@ mod tests {
         add(2, &["node1", "node2"]);
         assert_eq!(history.gone(Family::V6, "node2", start), None);
         add(3, &[]);
+        assert_eq!(history.gone(Family::V6, "node2", start), None, "it leads nowhere");
         add(4, &["node1"]);
-        assert_eq!(history.gone(Family::V6, "node2", start), Some(at(3)));
+        assert_eq!(history.gone(Family::V6, "node2", start), Some(Gone { at: at(3), settled: at(4) }));
         assert_eq!(history.gone(Family::V6, "node1", start), None);
         assert_eq!(history.gone(Family::V6, "node2", at(4)), None, "gone before that");
         assert_eq!(history.gone(Family::V4, "node2", start), None);

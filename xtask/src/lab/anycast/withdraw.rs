@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 
 use super::client::{self, Asked, Connection, Load};
+use super::watch::Gone;
 use super::{Each, FIRST_PORT, FLOWS, SERVER, ask_many, start_server, weights};
 use crate::lab::cluster::Cluster;
 use crate::lab::netns;
@@ -30,6 +31,10 @@ const STICKY: u16 = 25;
 /// takes an IPv6 route away before it writes it anew.
 const IN_FLIGHT: usize = 3;
 
+/// A next hop that takes longer to go, in milliseconds, went because somebody looked by chance: BIRD looks at all
+/// routes every 10 s.
+const BY_CHANCE: f64 = 5000.0;
+
 /// A pod that stopped serving, and what a client noticed.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,7 +51,7 @@ pub(crate) struct Withdrawal {
     pub(crate) requests: usize,
     /// Those without an answer.
     pub(crate) failed: usize,
-    /// Those of them that were made when the next hop was gone already.
+    /// Those of them that were made when the router forwarded elsewhere already.
     pub(crate) failed_afterwards: usize,
     /// How they failed, and how many like that.
     pub(crate) failures: BTreeMap<String, usize>,
@@ -74,8 +79,8 @@ struct Promise {
 
 impl Withdrawal {
     fn keeps(&self, promise: Promise) -> bool {
-        let gone =
-            self.next_hop.is_none() || Family::ALL.into_iter().all(|it| self.gone_ms.get(it).is_some());
+        let in_time = |family| self.gone_ms.get(family).is_some_and(|ms| ms < BY_CHANCE);
+        let gone = self.next_hop.is_none() || Family::ALL.into_iter().all(in_time);
         gone && self.requests > 0
             && self.failed <= promise.failed
             && self.failed_afterwards == 0
@@ -106,7 +111,7 @@ pub(crate) fn withdrawals(cluster: &mut Cluster, attached: &mut [Attached]) -> R
     turn(cluster, "dns-3", Life::Ready)?;
     wait_for_both(cluster)?;
 
-    let (node, pod) = sharing("dns-3")?;
+    let (node, pod) = find("dns-3")?;
     cluster.kill(node.name, "flock-agent run")?;
     let vanishes = Promise { failed: usize::MAX, to_pod: 0 };
     seen.push(withdraw(cluster, (pod, "gone, agent dead"), Some(node.name), vanishes, |cluster| {
@@ -145,7 +150,7 @@ fn withdraw(
     let broken: Vec<_> =
         open.iter_mut().filter_map(|connection| (!connection.works()).then(|| node_of(connection))).collect();
     let failed: Vec<_> = asked.iter().filter(|asked| asked.answer.is_err()).collect();
-    let came_late = |asked: &&&Asked| gone.get(asked.family).is_some_and(|gone| asked.started > gone);
+    let came_late = |asked: &&&Asked| gone.get(asked.family).is_some_and(|gone| asked.started > gone.settled);
     // A flow the node has seen before stays where it was.
     let ports = FIRST_PORT + FLOWS..FIRST_PORT + FLOWS + AFTERWARDS;
     let mut to_pod = 0;
@@ -156,7 +161,7 @@ fn withdraw(
         pod,
         what,
         next_hop,
-        gone_ms: Each::of(|family| gone.get(family).map(|gone| (gone - since).as_secs_f64() * 1000.0)),
+        gone_ms: Each::of(|family| gone.get(family).map(|gone| (gone.at - since).as_secs_f64() * 1000.0)),
         requests: asked.len(),
         failed: failed.len(),
         failed_afterwards: failed.iter().filter(came_late).count(),
@@ -183,7 +188,7 @@ fn failures(failed: &[&Asked]) -> BTreeMap<String, usize> {
 }
 
 /// When it began, and when each family's next hop was gone.
-type Times = (Instant, Each<Option<Instant>>);
+type Times = (Instant, Each<Option<Gone>>);
 
 fn while_asking(
     cluster: &mut Cluster,
@@ -194,12 +199,11 @@ fn while_asking(
 ) -> Result<Times> {
     ask_on(cluster, load)?;
     let since = act(cluster)?;
-    let gone = match next_hop {
-        Some(device) => wait_until_gone(cluster, device, since)?,
-        None => {
-            wait_until_draining(cluster, sharing(pod)?.0)?;
-            Each::default()
-        }
+    let gone = if let Some(device) = next_hop {
+        wait_until_gone(cluster, device, since)?
+    } else {
+        wait_until_draining(cluster, find(pod)?.0)?;
+        Each::default()
     };
     ask_on(cluster, load)?;
     Ok((since, gone))
@@ -217,7 +221,7 @@ fn ask_on(cluster: &mut Cluster, load: &Load) -> Result<()> {
     })
 }
 
-fn wait_until_gone(cluster: &mut Cluster, device: &str, since: Instant) -> Result<Each<Option<Instant>>> {
+fn wait_until_gone(cluster: &mut Cluster, device: &str, since: Instant) -> Result<Each<Option<Gone>>> {
     let history = cluster.history()?;
     cluster.wait_for("the router forwards elsewhere", || {
         let gone = Each::of(|family| history.gone(family, device, since));
@@ -229,12 +233,13 @@ fn wait_until_gone(cluster: &mut Cluster, device: &str, since: Instant) -> Resul
     })
 }
 
-/// Waits until the groups of a node give one of their two members as little as they can.
+/// Waits until the groups of a node give one of their two pods as little as they can. Who is alone in a group of
+/// IPv4 is there once more with the least weight, so the least weight alone says nothing.
 fn wait_until_draining(cluster: &mut Cluster, node: &Node) -> Result<()> {
     let netns = cluster.state.netns(node.name);
     cluster.wait_for("the pod's share goes to the other one", || {
         let groups = weights(&netns)?;
-        if groups.iter().all(|group| group.contains(&1)) {
+        if groups.iter().all(|group| group.iter().filter(|weight| **weight > 1).count() == 1) {
             Ok(())
         } else {
             bail!("{}: {groups:?}", node.name)
@@ -264,10 +269,51 @@ fn make_again(cluster: &mut Cluster, attached: &mut [Attached], pod: &'static st
     start_server(cluster, pod)
 }
 
-fn sharing(pod: &str) -> Result<(&'static Node, &'static str)> {
+fn find(pod: &str) -> Result<(&'static Node, &'static str)> {
     topology::pod(pod).map(|(node, pod)| (node, pod.name)).ok_or_else(|| anyhow!("there is no pod {pod}"))
 }
 
 fn node_of(connection: &Connection) -> Option<&'static str> {
     topology::pod(&connection.pod).map(|(node, _)| node.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn withdrawal_holds_only_if_the_router_knows_and_nobody_else_suffers() {
+        let good = Withdrawal {
+            pod: "dns-3",
+            what: "not Ready",
+            next_hop: Some("node2"),
+            gone_ms: Each { ipv6: Some(12.0), ipv4: Some(12.0) },
+            requests: 600,
+            failed: 1,
+            failed_afterwards: 0,
+            failures: BTreeMap::new(),
+            connections: 32,
+            broken: 16,
+            broken_elsewhere: 0,
+            new_flows: 400,
+            to_pod: 2,
+            ok: false,
+        };
+        let promise = Promise { failed: 1, to_pod: 2 };
+        assert!(good.keeps(promise));
+        let bad: [fn(&mut Withdrawal); 7] = [
+            |it| it.gone_ms.ipv6 = Some(9000.0),
+            |it| it.gone_ms.ipv4 = None,
+            |it| it.requests = 0,
+            |it| it.failed = 2,
+            |it| it.failed_afterwards = 1,
+            |it| it.broken_elsewhere = 1,
+            |it| it.to_pod = 3,
+        ];
+        for (index, spoil) in bad.into_iter().enumerate() {
+            let mut spoiled = good.clone();
+            spoil(&mut spoiled);
+            assert!(!spoiled.keeps(promise), "{index}");
+        }
+    }
 }
