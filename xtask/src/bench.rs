@@ -5,11 +5,14 @@
 
 mod add;
 mod burst;
+mod fabric;
 mod first_ping;
+mod monitor;
 mod netns;
 mod node;
 mod plugin;
 mod stats;
+mod withdraw;
 
 use std::process::ExitCode;
 
@@ -40,6 +43,8 @@ enum Bench {
     FirstPing(first_ping::FirstPingArgs),
     /// Many ADDs at once, then many DELs at once: how long, and whether anything is shared or left behind
     Burst(burst::BurstArgs),
+    /// Time from a pod that is ready, not ready or gone to the route at a real router, with BIRD or FRR
+    Withdraw(withdraw::WithdrawArgs),
 }
 
 /// Runs `cargo xtask bench`.
@@ -56,6 +61,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         }
         Bench::FirstPing(options) => first_ping::run(options, &dist).and_then(|report| args.show(&report)),
         Bench::Burst(options) => burst::run(options, &dist).and_then(|report| args.show(&report)),
+        Bench::Withdraw(options) => {
+            packages::ensure(options.packages())?;
+            withdraw::run(options, &dist).and_then(|report| args.show(&report))
+        }
     }
 }
 

@@ -14,14 +14,25 @@ use super::netns::Netns;
 /// A pod that may be attached.
 #[derive(Debug)]
 pub(super) struct Pod {
-    netns: Netns,
+    /// `None` once it is gone.
+    netns: Option<Netns>,
     /// Different for every pod of a run.
     pub(super) number: usize,
 }
 
 impl Pod {
     pub(super) fn new(number: usize) -> Result<Self> {
-        Ok(Self { netns: Netns::new()?, number })
+        Ok(Self { netns: Some(Netns::new()?), number })
+    }
+
+    /// Its network namespace, while it has one.
+    pub(super) fn netns(&self) -> Option<&Netns> {
+        self.netns.as_ref()
+    }
+
+    /// The kernel takes the namespace away, and all links in it, as soon as nothing is in it any more.
+    pub(super) fn close(&mut self) {
+        self.netns = None;
     }
 
     /// The environment of `verb` for this pod, in the form containerd gives it.
@@ -32,7 +43,9 @@ impl Pod {
              K8S_POD_UID=00000000-0000-4000-8000-{number:012x}"
         );
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", format!("{number:064x}"));
-        command.env("CNI_NETNS", self.netns.path()).env("CNI_IFNAME", "eth0");
+        command
+            .env("CNI_NETNS", self.netns.as_ref().map_or_else(PathBuf::new, Netns::path))
+            .env("CNI_IFNAME", "eth0");
         command.env("CNI_ARGS", identity).env("CNI_PATH", "/opt/cni/bin");
     }
 }
