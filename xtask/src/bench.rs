@@ -11,6 +11,7 @@ mod monitor;
 mod netns;
 mod node;
 mod plugin;
+mod spread;
 mod stats;
 mod withdraw;
 
@@ -45,6 +46,8 @@ enum Bench {
     Burst(burst::BurstArgs),
     /// Time from a pod that is ready, not ready or gone to the route at a real router, with BIRD or FRR
     Withdraw(withdraw::WithdrawArgs),
+    /// Share of flows per pod of an anycast address, and what becomes of open ones when a pod leaves and comes
+    Spread(spread::SpreadArgs),
 }
 
 /// Runs `cargo xtask bench`.
@@ -61,6 +64,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         }
         Bench::FirstPing(options) => first_ping::run(options, &dist).and_then(|report| args.show(&report)),
         Bench::Burst(options) => burst::run(options, &dist).and_then(|report| args.show(&report)),
+        Bench::Spread(options) => {
+            packages::ensure(options.packages())?;
+            spread::run(options, &dist).and_then(|report| args.show(&report))
+        }
         Bench::Withdraw(options) => {
             packages::ensure(options.packages())?;
             withdraw::run(options, &dist).and_then(|report| args.show(&report))

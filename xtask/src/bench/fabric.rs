@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use ipnet::IpNet;
 use tempfile::TempDir;
 
@@ -31,7 +31,7 @@ pub(super) struct Fabric {
     pub(super) router: Netns,
     pub(super) client: Netns,
     _daemons: Vec<Daemon>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Fabric {
@@ -52,9 +52,9 @@ impl Fabric {
         client.run(|| settle("client"))?;
         wire(&router, &client, "client", ["2001:db8:0:c::1/64", "192.0.2.193/28"], CLIENT)?;
         let daemons = router::start(kind, &router, dir.path(), nodes)?;
-        let mut fabric = Self { nodes: Vec::new(), router, client, _daemons: daemons, _dir: dir };
+        let mut fabric = Self { nodes: Vec::new(), router, client, _daemons: daemons, dir };
         for number in 1..=nodes {
-            let node = FabricNode::start(dist, &fabric.router, fabric._dir.path(), number)?;
+            let node = FabricNode::start(dist, &fabric.router, fabric.dir.path(), number)?;
             fabric.nodes.push(node);
         }
         for number in 1..=nodes {
@@ -72,7 +72,8 @@ impl Fabric {
             let shown = self.router.run(|| {
                 cmd::output(Command::new("ip").args([family, "route", "show", "exact", &prefix.to_string()]))
             })?;
-            if shown.trim().is_empty() { bail!("the router has no route to {prefix}") } else { Ok(()) }
+            ensure!(!shown.trim().is_empty(), "the router has no route to {prefix}");
+            Ok(())
         };
         eventually(there)
     }

@@ -76,10 +76,10 @@ protocol kernel kernel4 { merge paths on; ipv4 { import none; export all; }; }
         for ((family, local), neighbour) in [6, 4].iter().zip(router).zip(node) {
             let asn = node_asn(number);
             // Writing to a String cannot fail.
-            let _ = write!(
+            let _ = writeln!(
                 text,
                 "protocol bgp node{number}_v{family} {{ passive yes; local {local} as {ASN}; neighbor {neighbour} as \
-                 {asn}; ipv{family} {{ import all; export none; }}; }}\n",
+                 {asn}; ipv{family} {{ import all; export none; }}; }}",
             );
         }
     }
