@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod adversity;
+mod anycast;
 mod bird;
 mod chaos;
 mod harness;
 mod plan;
 mod serve;
+mod site;
