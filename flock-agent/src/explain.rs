@@ -35,7 +35,8 @@ fn text(told: &Explanation) -> String {
         out.push("  holds no address on this node".to_owned());
     }
     for held in &told.allocations {
-        out.push(format!("  attachment {} on {} ({:?})", held.attachment, held.link, held.phase));
+        let phase = format!("{:?}", held.phase).to_lowercase();
+        out.push(format!("  attachment {} on {}, {phase}", held.attachment, held.link));
     }
     out.extend(told.addresses.iter().map(address));
     out.push(format!("  policy: {}", told.policy));
@@ -89,7 +90,7 @@ mod tests {
         let lines = [
             "pod dns/dns-1: not Ready",
             r#"  annotation flock.fritzlab.net/anycast: "2001:db8:a::53""#,
-            "  attachment c0ffee/eth0 on flock7ac7509f (Committed)",
+            "  attachment c0ffee/eth0 on flock7ac7509f, committed",
             "  anycast 2001:db8:a::53: draining",
             "    announced: no: the pod is not Ready",
             "    route: 2001:db8:a::53/128 nexthop via 2001:db8:f001::5 dev flock7ac7509f weight 255 proto 118 (quiet)",

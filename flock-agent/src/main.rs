@@ -26,14 +26,25 @@ mod telemetry;
 #[cfg(target_os = "linux")]
 mod wire;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::args::{Cli, Command, LogFormat};
 
-fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run_command(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nobody is left to tell where standard error is closed.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
     telemetry::init(match &cli.command {
         #[cfg(target_os = "linux")]
         Command::Run(args) => args.log_format,

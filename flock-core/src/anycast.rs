@@ -53,7 +53,7 @@ pub enum Role {
     Withheld(Withheld),
 }
 
-/// Every anycast address of these allocations, in order. `observed` is what the kernel has: it tells who
+/// Every anycast address of these allocations, in order, IPv6 first. `observed` is what the kernel has: it tells who
 /// drains.
 pub fn shared<'a>(
     allocations: impl IntoIterator<Item = &'a Allocation>,
@@ -66,16 +66,16 @@ pub fn shared<'a>(
             groups.entry(route.destination.addr()).or_insert(members);
         }
     }
-    let mut shared: BTreeMap<IpAddr, Vec<Holder>> = BTreeMap::new();
+    let mut shared: BTreeMap<(Family, IpAddr), Vec<Holder>> = BTreeMap::new();
     for allocation in allocations.into_iter().filter(|allocation| !allocation.anycast.is_empty()) {
         let eligible = eligibility(allocation, view);
         for address in &allocation.anycast {
             let group = groups.get(address).copied();
             let holder = holder(allocation, *address, eligible, group);
-            shared.entry(*address).or_default().push(holder);
+            shared.entry((Family::of(*address), *address)).or_default().push(holder);
         }
     }
-    shared.into_iter().map(|(address, holders)| Shared { address, holders }).collect()
+    shared.into_iter().map(|((_, address), holders)| Shared { address, holders }).collect()
 }
 
 fn holder(
