@@ -76,7 +76,7 @@ async fn measure(pods: u32, shared: u32, runs: u32) {
     report("a quiet pass", whole);
     println!("                written {written}");
 
-    // Nothing decided: what reading costs. (Nobody waits for the answer, so none is looked at.)
+    // Nothing to decide: what reading and comparing costs.
     let mut read = Vec::new();
     for _ in 0..runs {
         let before = cpu();
