@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod convert;
+pub mod crd;
 mod manifests;
 
 pub use convert::{ConvertError, pod_view};

@@ -1,4 +1,4 @@
-//! The habits of the project as commands: `cargo xtask lab`, `test`, `build`, `bench`, `fuzz`.
+//! The habits of the project as commands: `cargo xtask lab`, `test`, `build`, `bench`, `fuzz`, `crd`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -10,6 +10,7 @@ mod bench;
 mod build;
 mod check;
 mod cmd;
+mod crd;
 mod fuzz;
 mod lab;
 mod packages;
@@ -40,6 +41,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Throw changed inputs at every parser of what comes from outside, for a while (needs a nightly compiler)
     Fuzz(fuzz::FuzzArgs),
+    /// Write the definition of NodeConfig into deploy/crd.yaml
+    Crd,
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn run(task: Task) -> Result<ExitCode> {
         #[cfg(target_os = "linux")]
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Crd => crd::run().map(|()| ExitCode::SUCCESS),
         Task::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }

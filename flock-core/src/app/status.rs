@@ -87,7 +87,8 @@ impl Node {
             Err(reason) => condition("Ready", false, "NotConfigured", &reason),
         };
         let conditions = vec![ready, state.config_condition(&self.settings.node), state.routing_condition()];
-        NodeStatus { conditions, bgp, pools: state.ipam.usage(now) }
+        let pods = state.ipam.allocations().count() as u64;
+        NodeStatus { conditions, bgp, pools: state.ipam.usage(now), pods }
     }
 
     /// Everything `flock-agent status` shows. Asks the routing daemon.

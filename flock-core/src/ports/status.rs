@@ -24,6 +24,9 @@ pub struct NodeStatus {
     pub bgp: Vec<PeerStatus>,
     /// One per pool.
     pub pools: Vec<PoolUsage>,
+    /// Pods that hold addresses.
+    #[serde(default)]
+    pub pods: u64,
 }
 
 /// A condition in the manner of Kubernetes.

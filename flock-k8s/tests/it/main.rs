@@ -4,3 +4,4 @@ mod bench;
 mod contract;
 mod directory;
 mod manifests;
+mod schema;
