@@ -7,6 +7,7 @@ use flock_core::ids::{NodeName, PodKey};
 
 #[cfg(target_os = "linux")]
 use crate::bird::BirdArgs;
+use crate::install::{self, InstallArgs};
 
 /// The node agent of flock: gives pods addresses and links, and tells the network where they are.
 #[derive(Debug, Parser)]
@@ -25,6 +26,9 @@ pub(crate) enum Command {
     #[cfg(target_os = "linux")]
     /// Run BIRD: bootstrap configuration, graceful restart on SIGTERM, exit when BIRD exits.
     Bird(BirdArgs),
+    /// Put the plugin and its network list where the container runtime looks; safe to repeat, and at any time.
+    #[command(after_help = install::EXIT_STATUS)]
+    Install(InstallArgs),
     /// Show what the agent of this node knows: sessions, pools, pods.
     Status(StatusArgs),
     /// Say what was decided for a pod of this node, and why: annotations, addresses, eligibility, routes.

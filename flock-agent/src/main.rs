@@ -7,6 +7,7 @@ mod bird;
 #[cfg(target_os = "linux")]
 mod clock;
 mod explain;
+mod install;
 #[cfg(target_os = "linux")]
 mod log_status;
 mod plan;
@@ -57,6 +58,7 @@ fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Run(args) => run::run(args).await,
             #[cfg(target_os = "linux")]
             Command::Bird(args) => bird::run(args).await,
+            Command::Install(args) => install::run(&args).await,
             Command::Status(args) => status::run(&args).await,
             Command::Explain(args) => explain::run(&args).await,
             Command::Plan(args) => plan::run(&args),
