@@ -1,5 +1,7 @@
 //! The command line (interfaces.md section 12). Every flag also reads an environment variable.
 
+#[cfg(target_os = "linux")]
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -69,6 +71,9 @@ pub(crate) struct RunArgs {
     /// Control socket of BIRD.
     #[arg(long, env = "FLOCK_BIRD_SOCKET", value_name = "PATH", default_value = "/run/flock/bird.ctl")]
     pub(crate) bird_socket: PathBuf,
+    /// Address on which /livez and /readyz are answered, plain HTTP.
+    #[arg(long, env = "FLOCK_METRICS_ADDR", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9474")]
+    pub(crate) metrics_addr: SocketAddr,
     /// MTU of pods in bytes; the uplink's where not given.
     #[arg(long, env = "FLOCK_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub(crate) mtu: Option<u32>,

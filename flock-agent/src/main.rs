@@ -7,6 +7,8 @@ mod bird;
 #[cfg(target_os = "linux")]
 mod clock;
 mod explain;
+#[cfg(target_os = "linux")]
+mod health;
 mod install;
 #[cfg(target_os = "linux")]
 mod log_status;

@@ -13,6 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
+use crate::health::{Health, Part};
 
 /// How often everything is looked at without being asked.
 const RESYNC: Duration = Duration::from_secs(10);
@@ -42,13 +43,18 @@ impl Loops {
 }
 
 /// Starts the loops.
-pub(crate) fn start(node: &Arc<Node>, pods: &Arc<dyn PodSource>, stop: &watch::Receiver<bool>) -> Loops {
+pub(crate) fn start(
+    node: &Arc<Node>,
+    pods: &Arc<dyn PodSource>,
+    health: &Arc<Health>,
+    stop: &watch::Receiver<bool>,
+) -> Loops {
     let mut loops = JoinSet::new();
     // Configuration first, once, so that a runtime that calls at once is not sent away.
     take_config(node);
     let (config, changed) = watch::channel(0_u64);
-    loops.spawn(until(stop.clone(), routes(Arc::clone(node), Arc::clone(pods), config)));
-    loops.spawn(until(stop.clone(), routing(Arc::clone(node), changed)));
+    loops.spawn(until(stop.clone(), routes(Arc::clone(node), Arc::clone(pods), config, Arc::clone(health))));
+    loops.spawn(until(stop.clone(), routing(Arc::clone(node), changed, Arc::clone(health))));
     Loops(loops)
 }
 
@@ -61,7 +67,7 @@ async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) 
 }
 
 /// Follows the pod source and local changes: configuration, then routes.
-async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender<u64>) {
+async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender<u64>, health: Arc<Health>) {
     let mut local = node.changes();
     let mut backoff = Backoff::default();
     // Apart from the wakes: however much changes, the node is looked at in time.
@@ -74,7 +80,9 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
         if take_config(&node) {
             config.send_modify(|version| *version = version.wrapping_add(1));
         }
-        let retry = match node.sync_routes().await {
+        let outcome = node.sync_routes().await;
+        health.saw(Part::Routes, outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
+        let retry = match outcome {
             Ok(outcome) => {
                 log_routes(&outcome, woken.elapsed());
                 backoff.reset();
@@ -97,12 +105,14 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
 }
 
 /// Keeps BIRD on its peers and publishes the state of the node.
-async fn routing(node: Arc<Node>, mut config: watch::Receiver<u64>) {
+async fn routing(node: Arc<Node>, mut config: watch::Receiver<u64>, health: Arc<Health>) {
     let mut backoff = Backoff::default();
     let mut reported = None;
     loop {
         config.mark_unchanged();
-        let wait = match node.sync_routing().await {
+        let outcome = node.sync_routing().await;
+        health.saw(Part::Routing, outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
+        let wait = match outcome {
             Ok(applied) => {
                 if applied == Some(Applied::Reconfigured) {
                     tracing::info!("BIRD runs the configured peers");

@@ -11,6 +11,7 @@ use flock_k8s::ManifestPodSource;
 use flock_netlink::KernelNetlink;
 
 use crate::args::RunArgs;
+use crate::health::{self, Endpoint, Health};
 use crate::log_status::LogStatus;
 use crate::server::Server;
 use crate::store::FileStore;
@@ -24,6 +25,9 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let store = FileStore::open(&args.state).context("cannot open the state file")?;
     let server =
         Server::bind(&args.socket).with_context(|| format!("cannot listen on {}", args.socket.display()))?;
+    let endpoint = Endpoint::bind(args.metrics_addr)
+        .await
+        .with_context(|| format!("cannot listen on {}: set --metrics-addr", args.metrics_addr))?;
     let pods = ManifestPodSource::open(args.manifests.clone(), node.clone())
         .with_context(|| format!("cannot watch {}", args.manifests.display()))?;
     let routing = BirdSocket::new(&args.bird_conf, &args.bird_socket).context("cannot use BIRD")?;
@@ -40,7 +44,11 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         tracing::info!("{notice}");
     }
     let node = Arc::new(node);
-    let mut loops = reconcile::start(&node, &ports.pods, &stop);
+    let health = Arc::new(Health::new());
+    let mut loops = reconcile::start(&node, &ports.pods, &health, &stop);
+    // These two change nothing: they end with the process.
+    tokio::spawn(health::watch_bird(Arc::clone(&ports.routing), Arc::clone(&health)));
+    tokio::spawn(endpoint.serve(health, Arc::clone(&node)));
     tracing::info!(node = %node.name(), socket = %args.socket.display(), "serving");
     tokio::select! {
         () = server.serve(node, stop) => {}

@@ -6,6 +6,7 @@ mod anycast;
 mod bird;
 mod chaos;
 mod harness;
+mod health;
 mod install;
 mod plan;
 mod serve;

@@ -1,0 +1,236 @@
+//! Health: what the agent knows of itself, for whoever restarts it and for whoever waits for it.
+//!
+//! `/livez` fails when a restart may help: a loop has stopped turning, or BIRD has not answered for long.
+//! `/readyz` fails while pods cannot be attached, or the network would not hear of them; a BGP session that is
+//! down fails neither, since pods attach and reach each other on the node all the same.
+
+mod http;
+
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use flock_core::ports::Routing;
+
+pub(crate) use self::http::Endpoint;
+
+/// The loops look at everything every 10 s. One that has not turned for this long is stuck.
+const STUCK: Duration = Duration::from_mins(2);
+
+/// BIRD restarts within seconds, and its peers keep the routes for two minutes: what is not back by then needs help.
+const LOST: Duration = Duration::from_mins(3);
+
+/// How often BIRD is asked whether it is there.
+const ASK: Duration = Duration::from_secs(10);
+
+/// The same while it does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The loop that keeps the routes.
+    Routes,
+    /// The loop that keeps BIRD on its peers.
+    Routing,
+    /// BIRD itself.
+    Bird,
+}
+
+/// One line of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Check {
+    /// The component.
+    pub(crate) name: &'static str,
+    /// Whether it is well, or why not.
+    pub(crate) outcome: Result<(), String>,
+}
+
+/// What was last seen of each part, shared by those who see and those who ask.
+#[derive(Debug)]
+pub(crate) struct Health(Mutex<Vitals>);
+
+impl Health {
+    /// Nothing seen yet; patience starts now.
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Vitals::new(Instant::now())))
+    }
+
+    /// A part was seen, well or not.
+    pub(crate) fn saw(&self, part: Part, outcome: Result<(), String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).saw(part, outcome, Instant::now());
+    }
+
+    fn livez(&self) -> Vec<Check> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).livez(Instant::now())
+    }
+
+    fn readyz(&self) -> Vec<Check> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).readyz()
+    }
+}
+
+/// Asks BIRD again and again whether it is there.
+pub(crate) async fn watch_bird(routing: Arc<dyn Routing>, health: Arc<Health>) {
+    loop {
+        let answer = routing.status().await;
+        let wait = if answer.is_ok() { ASK } else { ASK_AGAIN };
+        health.saw(Part::Bird, answer.map(|_| ()).map_err(|error| error.to_string()));
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// The parts, by value.
+#[derive(Debug, Clone)]
+struct Vitals {
+    routes: Sign,
+    routing: Sign,
+    bird: Sign,
+}
+
+/// What was last seen of one part.
+#[derive(Debug, Clone)]
+struct Sign {
+    /// The last sign of life: a pass of a loop however it went, an answer of BIRD.
+    alive: Instant,
+    /// How it went the last time; `None` before the first.
+    last: Option<Result<(), String>>,
+}
+
+impl Vitals {
+    fn new(now: Instant) -> Self {
+        let sign = Sign { alive: now, last: None };
+        Self { routes: sign.clone(), routing: sign.clone(), bird: sign }
+    }
+
+    fn saw(&mut self, part: Part, outcome: Result<(), String>, now: Instant) {
+        let (sign, alive) = match part {
+            Part::Routes => (&mut self.routes, true),
+            Part::Routing => (&mut self.routing, true),
+            Part::Bird => (&mut self.bird, outcome.is_ok()),
+        };
+        if alive {
+            sign.alive = now;
+        }
+        sign.last = Some(outcome);
+    }
+
+    fn livez(&self, now: Instant) -> Vec<Check> {
+        let turning = |sign: &Sign| {
+            let idle = now.saturating_duration_since(sign.alive);
+            if idle <= STUCK { Ok(()) } else { Err(format!("has not turned for {} s", idle.as_secs())) }
+        };
+        let answering = |sign: &Sign| {
+            let silent = now.saturating_duration_since(sign.alive);
+            let last = sign.last.as_ref().and_then(|last| last.as_ref().err());
+            let reason = last.map_or_else(String::new, |reason| format!(": {reason}"));
+            if silent <= LOST { Ok(()) } else { Err(format!("no answer for {} s{reason}", silent.as_secs())) }
+        };
+        vec![
+            Check { name: "routes", outcome: turning(&self.routes) },
+            Check { name: "routing", outcome: turning(&self.routing) },
+            Check { name: "bird", outcome: answering(&self.bird) },
+        ]
+    }
+
+    fn readyz(&self) -> Vec<Check> {
+        let well = |sign: &Sign| sign.last.clone().unwrap_or_else(|| Err("not looked at yet".to_owned()));
+        vec![
+            Check { name: "routes", outcome: well(&self.routes) },
+            Check { name: "routing", outcome: well(&self.routing) },
+            Check { name: "bird", outcome: well(&self.bird) },
+        ]
+    }
+}
+
+/// The answer in words, and whether everything that is asked for is well. `excluded`: shown, and not counted.
+fn answer(checks: &[Check], excluded: &[&str]) -> (bool, String) {
+    let mut text = String::new();
+    let mut well = true;
+    for Check { name, outcome } in checks {
+        let counts = !excluded.contains(name);
+        let note = if counts { "" } else { "excluded: " };
+        // Writing to a string cannot fail.
+        let _ = match outcome {
+            Ok(()) => writeln!(text, "[+] {name} {note}ok"),
+            Err(reason) => writeln!(text, "[-] {name} {note}{}", reason.replace(['\n', '\r'], " ")),
+        };
+        well &= outcome.is_ok() || !counts;
+    }
+    (well, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn failing(checks: &[Check]) -> Vec<&'static str> {
+        checks.iter().filter(|check| check.outcome.is_err()).map(|check| check.name).collect()
+    }
+
+    #[test]
+    fn loop_is_alive_as_long_as_it_turns_however_its_passes_go() {
+        let start = Instant::now();
+        let mut vitals = Vitals::new(start);
+        for seconds in (0..600).step_by(60) {
+            let now = start + seconds * SECOND;
+            for part in [Part::Routes, Part::Routing] {
+                vitals.saw(part, Err("the kernel is busy".to_owned()), now);
+            }
+            vitals.saw(Part::Bird, Ok(()), now);
+            assert_eq!(failing(&vitals.livez(now + STUCK)), [""; 0]);
+            assert_eq!(failing(&vitals.livez(now + STUCK + SECOND)), ["routes", "routing"]);
+            assert_eq!(failing(&vitals.readyz()), ["routes", "routing"]);
+        }
+    }
+
+    #[test]
+    fn bird_is_lost_when_it_has_not_answered_for_long_and_not_before() {
+        let start = Instant::now();
+        let mut vitals = Vitals::new(start);
+        let refused = || Err("connection refused".to_owned());
+        let look = |vitals: &mut Vitals, bird, now| {
+            vitals.saw(Part::Routes, Ok(()), now);
+            vitals.saw(Part::Routing, Ok(()), now);
+            vitals.saw(Part::Bird, bird, now);
+            (failing(&vitals.livez(now)), failing(&vitals.readyz()))
+        };
+        let none = Vec::new();
+        let lost = vec!["bird"];
+        assert_eq!(look(&mut vitals, refused(), start + LOST), (none.clone(), lost.clone()));
+        assert_eq!(look(&mut vitals, refused(), start + LOST + SECOND), (lost.clone(), lost.clone()));
+        let back = start + LOST * 2;
+        assert_eq!(look(&mut vitals, Ok(()), back), (none.clone(), none.clone()));
+        assert_eq!(look(&mut vitals, refused(), back + LOST), (none, lost.clone()));
+        let livez = {
+            look(&mut vitals, refused(), back + LOST + SECOND);
+            vitals.livez(back + LOST + SECOND)
+        };
+        assert_eq!(livez[2].outcome, Err("no answer for 181 s: connection refused".to_owned()));
+    }
+
+    #[test]
+    fn nothing_is_ready_before_it_was_looked_at() {
+        let vitals = Vitals::new(Instant::now());
+        assert_eq!(failing(&vitals.readyz()), ["routes", "routing", "bird"]);
+        assert_eq!(failing(&vitals.livez(Instant::now())), [""; 0]);
+    }
+
+    #[test]
+    fn answer_has_one_line_per_component_and_excluded_ones_do_not_count() {
+        let checks = [
+            Check { name: "routes", outcome: Ok(()) },
+            Check { name: "bird", outcome: Err("gone\nfor good".to_owned()) },
+        ];
+        let table: [(&[&str], bool, &str); 3] = [
+            (&[], false, "[+] routes ok\n[-] bird gone for good\n"),
+            (&["bird"], true, "[+] routes ok\n[-] bird excluded: gone for good\n"),
+            (&["routes", "other"], false, "[+] routes excluded: ok\n[-] bird gone for good\n"),
+        ];
+        for (excluded, well, text) in table {
+            assert_eq!(answer(&checks, excluded), (well, text.to_owned()), "{excluded:?}");
+        }
+    }
+}
