@@ -22,6 +22,7 @@ use crate::note;
 use crate::reply::{Link, Route};
 use crate::request::{self, End, LOOPBACK};
 use crate::spec::{self, expected};
+use crate::sysctl;
 
 /// How often something in the way is removed before giving up: more than once only in a race.
 const ATTEMPTS: usize = 4;
@@ -208,11 +209,10 @@ fn run_enabling_ipv6(
     let refusals = conn.run(batch())?;
     if refusals.iter().any(|(_, refusal)| errno(refusal) == Some(Errno::EACCES)) {
         for interface in interfaces {
-            // Below /proc/sys/net a thread sees the namespace it is in.
-            let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+            let path = sysctl::root().join("ipv6/conf").join(interface).join("disable_ipv6");
             std::fs::write(&path, "0").map_err(|error| NetlinkError::Kernel {
                 step: "switch IPv6 on for a pod",
-                source: io::Error::new(error.kind(), format!("{path}: {error}")),
+                source: io::Error::new(error.kind(), format!("{}: {error}", path.display())),
             })?;
         }
         return conn.run_all(batch());

@@ -35,7 +35,6 @@ mod spread;
 mod sysctl;
 
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::sync::mpsc;
 
 use async_trait::async_trait;
@@ -143,7 +142,7 @@ impl Netlink for KernelNetlink {
         let routes = self.routes.clone();
         on_thread(move || {
             routes.learn()?;
-            let mut notices = sysctl::prepare(Path::new("/proc/sys/net"))?;
+            let mut notices = sysctl::prepare(sysctl::root())?;
             notices.extend(mend::mend()?);
             Ok(notices)
         })

@@ -7,6 +7,15 @@ use flock_core::ports::NetlinkError;
 
 use crate::inspect::is_host_ifname;
 
+/// Where the settings of the network namespace that the calling thread is in are.
+///
+/// A container that may do little has its own /proc/sys read-only; the node's is then mounted at
+/// /host/proc/sys/net. Whoever looks there sees its own namespace, as below every /proc/sys/net.
+pub(crate) fn root() -> &'static Path {
+    let [host, own] = ["/host/proc/sys/net", "/proc/sys/net"].map(Path::new);
+    if host.is_dir() { host } else { own }
+}
+
 /// Settings below /proc/sys/net, and what was done to them.
 struct Settings<'a> {
     root: &'a Path,
