@@ -13,6 +13,7 @@ mod cmd;
 mod crd;
 mod fuzz;
 mod lab;
+mod manifests;
 mod packages;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Task {
     /// Measure what a pod's network costs and how soon it works, in namespaces of its own (needs root)
     #[cfg(target_os = "linux")]
     Bench(bench::BenchArgs),
+    /// Write deploy/install.yaml from its parts
+    Manifests(manifests::ManifestsArgs),
     /// Throw changed inputs at every parser of what comes from outside, for a while (needs a nightly compiler)
     Fuzz(fuzz::FuzzArgs),
     /// Write the definition of NodeConfig into deploy/crd.yaml
@@ -63,6 +66,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Crd => crd::run().map(|()| ExitCode::SUCCESS),
+        Task::Manifests(args) => manifests::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }

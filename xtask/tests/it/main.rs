@@ -4,3 +4,4 @@
 mod files;
 mod floor;
 mod layers;
+mod manifests;
