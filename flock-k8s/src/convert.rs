@@ -6,6 +6,9 @@ use flock_core::ids::{IdError, NodeName, PodKey, PodUid};
 use flock_core::ports::PodView;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
+/// On a mirror pod: the UID of the static pod it stands for.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// Why a pod object cannot be understood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
@@ -55,6 +58,19 @@ pub fn pod_view(pod: Pod) -> Result<PodView, ConvertError> {
         image: spec.containers.into_iter().next().and_then(|container| container.image),
         pod_ips: pod_ips(status)?,
     })
+}
+
+/// The same for a pod that the API server has. Nobody has said of one without conditions that it is ready; and a
+/// mirror pod stands for a static one, which the runtime knows by the UID the kubelet gave it.
+pub(crate) fn api_pod_view(mut pod: Pod) -> Result<PodView, ConvertError> {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let told = conditions.is_some_and(|conditions| !conditions.is_empty());
+    let mirrored = pod.metadata.annotations.as_ref().and_then(|it| it.get(MIRROR)).cloned();
+    if mirrored.is_some() {
+        pod.metadata.uid = mirrored;
+    }
+    let view = pod_view(pod)?;
+    Ok(PodView { ready: view.ready && told, ..view })
 }
 
 fn refused(field: &'static str) -> impl Fn(IdError) -> ConvertError {
@@ -153,6 +169,30 @@ mod tests {
         assert!(!ready(json!([{"type": "Ready", "status": "False"}])));
         assert!(!ready(json!([{"type": "Ready", "status": "Unknown"}])));
         assert!(!ready(json!([{"type": "PodScheduled", "status": "True"}])));
+    }
+
+    #[test]
+    fn a_pod_of_the_api_server_is_ready_when_its_condition_says_so() {
+        let ready = |status: Value| {
+            let pod = json!({"metadata": {"name": "web"}, "status": status});
+            api_pod_view(serde_json::from_value(pod).unwrap()).unwrap().ready
+        };
+        assert!(!ready(json!({})));
+        assert!(!ready(json!({"conditions": []})));
+        assert!(!ready(json!({"conditions": [{"type": "PodScheduled", "status": "True"}]})));
+        assert!(ready(json!({"conditions": [{"type": "Ready", "status": "True"}]})));
+    }
+
+    #[test]
+    fn a_mirror_pod_has_the_uid_of_its_static_pod() {
+        let pod = json!({"metadata": {
+            "name": "proxy-node-a",
+            "uid": "5d1c-77",
+            "annotations": {"kubernetes.io/config.mirror": "0123abcd"},
+        }});
+        let view = api_pod_view(serde_json::from_value(pod).unwrap()).unwrap();
+        assert!(view.is(Some(&PodUid::parse("0123abcd").unwrap())));
+        assert!(!view.is(Some(&PodUid::parse("5d1c-77").unwrap())));
     }
 
     #[test]

@@ -15,17 +15,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use flock_core::ids::{NodeName, PodKey};
 use flock_core::ports::{ClusterView, PodSource, PodSourceError, PodView, Readiness, Revision};
-use tokio::sync::{oneshot, watch as channel};
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use self::directory::Directory;
 pub use self::merge::{read_manifests, read_objects};
+pub(crate) use self::read::decode;
 pub use self::read::{MAX_FILE_BYTES, NODE_CONFIG_VERSION, is_manifest};
 use self::watch::{Reader, Wake};
+use crate::published::Published;
 
 /// Why a directory cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -53,15 +54,8 @@ pub enum OpenError {
 /// then no half-written state is ever seen.
 #[derive(Debug)]
 pub struct ManifestPodSource {
-    shared: Arc<Shared>,
+    shared: Arc<Published>,
     wakes: Sender<Wake>,
-}
-
-/// Written by the reader's thread, read by everybody.
-#[derive(Debug)]
-struct Shared {
-    view: ArcSwap<ClusterView>,
-    state: channel::Sender<(Revision, Readiness)>,
 }
 
 impl ManifestPodSource {
@@ -73,14 +67,15 @@ impl ManifestPodSource {
         let path =
             std::path::absolute(&dir).map_err(|source| OpenError::Path { path: dir.clone(), source })?;
         let directory = Directory::new(path);
-        let shared = Arc::new(Shared {
-            view: ArcSwap::default(),
-            state: channel::Sender::new((Revision::default(), directory.readiness())),
-        });
+        let shared = Arc::new(Published::new(directory.readiness()));
         let (wakes, woken) = mpsc::channel();
         let publish = {
             let shared = Arc::clone(&shared);
-            move |directory: &Directory| shared.publish(directory.view(&node), directory.readiness())
+            move |directory: &Directory| {
+                for problem in shared.publish(directory.view(&node), directory.readiness()) {
+                    warn!(problem, "manifest refused");
+                }
+            }
         };
         let mut reader = Reader::new(directory, wakes.clone(), publish);
         reader.look();
@@ -91,28 +86,9 @@ impl ManifestPodSource {
 
     fn answer(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError> {
         match self.ready() {
-            Readiness::Ready => Ok(self.shared.view.load().pods.get(key).cloned()),
+            Readiness::Ready => Ok(self.shared.snapshot().pods.get(key).cloned()),
             Readiness::Starting(reason) => Err(unavailable(key, reason)),
         }
-    }
-}
-
-impl Shared {
-    /// Called by one thread only.
-    fn publish(&self, mut view: ClusterView, readiness: Readiness) {
-        let old = self.view.load();
-        view.revision = old.revision;
-        if view == **old && readiness == self.state.borrow().1 {
-            return;
-        }
-        for problem in view.problems.iter().filter(|problem| !old.problems.contains(problem)) {
-            warn!(problem, "manifest refused");
-        }
-        view.revision.0 = view.revision.0.saturating_add(1);
-        let revision = view.revision;
-        // The view first: whoever hears of a revision finds it.
-        self.view.store(Arc::new(view));
-        self.state.send_replace((revision, readiness));
     }
 }
 
@@ -126,21 +102,15 @@ impl Drop for ManifestPodSource {
 #[async_trait]
 impl PodSource for ManifestPodSource {
     fn ready(&self) -> Readiness {
-        self.shared.state.borrow().1
+        self.shared.ready()
     }
 
     fn snapshot(&self) -> Arc<ClusterView> {
-        self.shared.view.load_full()
+        self.shared.snapshot()
     }
 
     async fn changed(&self, seen: Revision) -> Revision {
-        let mut state = self.shared.state.subscribe();
-        let revision = state.wait_for(|(revision, _)| *revision != seen).await.map(|state| state.0);
-        match revision {
-            Ok(revision) => revision,
-            // The sender lives as long as `self`.
-            Err(_) => std::future::pending().await,
-        }
+        self.shared.changed(seen).await
     }
 
     /// Looks at the directory first, so that a manifest written just before is found.

@@ -96,7 +96,6 @@ pub struct Pool {
 
 impl Status {
     /// The state of a node as a status. `since` says when a condition last changed.
-    #[allow(dead_code)]
     pub(crate) fn of(status: &NodeStatus, generation: Option<i64>, since: impl Fn(&str) -> String) -> Self {
         let conditions = status.conditions.iter().map(|condition| StatusCondition {
             kind: condition.kind.clone(),

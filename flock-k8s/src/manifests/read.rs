@@ -294,7 +294,7 @@ fn network_policy(value: Value) -> Result<Object, String> {
 }
 
 /// Deserialises what stands at `field` of an object and, if that fails, says where.
-fn decode<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, String> {
+pub(crate) fn decode<T: DeserializeOwned>(field: &str, value: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = one_line(&error.path().to_string());
         let place = match (field, path.as_str()) {

@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod bench;
+mod cluster;
 mod contract;
 mod directory;
+mod informer;
 mod manifests;
 mod schema;

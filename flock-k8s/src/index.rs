@@ -1,0 +1,349 @@
+//! What the watches have said so far, as one view. Pure: fed by events, tested without an API server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flock_core::config::{NodeConfig, NodeConfigSpec};
+use flock_core::ids::{NodeName, PodUid};
+use flock_core::ports::{ClusterView, NodeConfigView, PodView, Readiness};
+
+use crate::object::{OwnView, PoolsView};
+
+/// One kind of objects. A list that is read anew replaces the old one in one step, when it is complete.
+#[derive(Debug)]
+pub(crate) struct Collection<V> {
+    now: BTreeMap<String, Known<V>>,
+    next: Option<BTreeMap<String, Known<V>>>,
+    listed: bool,
+}
+
+/// An object: its last good state, and what is wrong with the present one.
+#[derive(Debug, Clone, PartialEq)]
+struct Known<V> {
+    good: Option<Arc<V>>,
+    problem: Option<String>,
+}
+
+impl<V> Default for Collection<V> {
+    fn default() -> Self {
+        Self { now: BTreeMap::new(), next: None, listed: false }
+    }
+}
+
+impl<V: PartialEq> Collection<V> {
+    /// A list begins.
+    pub(crate) fn begin(&mut self) {
+        self.next = Some(BTreeMap::new());
+    }
+
+    /// An object of the list.
+    pub(crate) fn list(&mut self, key: String, object: Result<V, String>) {
+        let known = self.known(&key, object);
+        if let Some(next) = &mut self.next {
+            next.insert(key, known);
+        }
+    }
+
+    /// The list is complete; what is not in it is gone.
+    pub(crate) fn end(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.now = next;
+            self.listed = true;
+        }
+    }
+
+    /// An object is there, or is different.
+    pub(crate) fn apply(&mut self, key: String, object: Result<V, String>) {
+        let known = self.known(&key, object);
+        self.now.insert(key, known);
+    }
+
+    /// An object is gone.
+    pub(crate) fn delete(&mut self, key: &str) {
+        self.now.remove(key);
+    }
+
+    fn known(&self, key: &str, object: Result<V, String>) -> Known<V> {
+        let old = self.now.get(key).and_then(|known| known.good.as_ref());
+        match object {
+            // The same allocation for the same content: comparing views is cheap then.
+            Ok(view) if old.is_some_and(|old| **old == view) => {
+                Known { good: old.map(Arc::clone), problem: None }
+            }
+            Ok(view) => Known { good: Some(Arc::new(view)), problem: None },
+            Err(problem) => Known { good: old.map(Arc::clone), problem: Some(problem) },
+        }
+    }
+
+    fn good(&self) -> impl Iterator<Item = (&str, &Arc<V>)> {
+        self.now.iter().filter_map(|(key, known)| Some((key.as_str(), known.good.as_ref()?)))
+    }
+
+    fn problems(&self, kind: &str) -> impl Iterator<Item = String> {
+        self.now.iter().filter_map(move |(key, known)| {
+            let kept = if known.good.is_some() { "; its last good state stays" } else { "" };
+            known.problem.as_ref().map(|problem| format!("{kind} {key}: {problem}{kept}"))
+        })
+    }
+}
+
+/// Everything that is watched.
+#[derive(Debug)]
+pub(crate) struct Index {
+    node: NodeName,
+    /// What an earlier run knew; counts until the API server has spoken.
+    remembered: Option<NodeConfigView>,
+    /// The API server does not answer.
+    away: bool,
+    /// The claims in force ask for labels of namespaces.
+    by_label: bool,
+    pub(crate) own: Collection<OwnView>,
+    pub(crate) pods: Collection<PodView>,
+    pub(crate) namespaces: Collection<BTreeMap<String, String>>,
+    pub(crate) others: Collection<PoolsView>,
+}
+
+impl Index {
+    pub(crate) fn new(node: NodeName, remembered: Option<NodeConfigView>) -> Self {
+        let mut index = Self {
+            node,
+            remembered,
+            away: false,
+            by_label: false,
+            own: Collection::default(),
+            pods: Collection::default(),
+            namespaces: Collection::default(),
+            others: Collection::default(),
+        };
+        index.settle();
+        index
+    }
+
+    /// Takes note of whether the API server answers.
+    pub(crate) fn set_away(&mut self, away: bool) {
+        self.away = away;
+    }
+
+    /// Draws the conclusions of a change; to be called after each.
+    pub(crate) fn settle(&mut self) {
+        let config = self.config();
+        let good = config.and_then(|config| config.spec.ok());
+        // While the one that is written is refused, or gone, the last good one stays in force, and its claims too.
+        if let Some(spec) = good.filter(|spec| NodeConfig::validate(spec).is_ok()) {
+            self.by_label = selects_by_label(&spec);
+        }
+        if !self.by_label {
+            self.namespaces = Collection::default();
+        }
+    }
+
+    /// Whether namespaces have to be watched.
+    pub(crate) fn wants_namespaces(&self) -> bool {
+        self.by_label
+    }
+
+    /// UID and generation of the NodeConfig as last seen.
+    pub(crate) fn identity(&self) -> Option<(Option<PodUid>, i64)> {
+        self.own.good().next().map(|(_, own)| (own.uid.clone(), own.config.generation))
+    }
+
+    fn config(&self) -> Option<NodeConfigView> {
+        if self.own.listed {
+            self.own.good().next().map(|(_, own)| own.config.clone())
+        } else {
+            self.remembered.clone()
+        }
+    }
+
+    /// Ready once NodeConfig and pods have been listed. While the API server is away a NodeConfig is enough, or no
+    /// static pod would start on a node that boots without it.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let alone = self.away && self.config().is_some();
+        if !self.own.listed && !alone {
+            return Readiness::Starting("the NodeConfig from the API server");
+        }
+        if !self.pods.listed && !alone {
+            return Readiness::Starting("the pods of this node from the API server");
+        }
+        Readiness::Ready
+    }
+
+    /// Everything, with revision 0.
+    pub(crate) fn view(&self) -> ClusterView {
+        let mut view = ClusterView {
+            node_config: self.config(),
+            pods: self.pods.good().map(|(_, pod)| (pod.key.clone(), Arc::clone(pod))).collect(),
+            namespaces: self
+                .namespaces
+                .good()
+                .map(|(name, labels)| (name.to_owned(), (**labels).clone()))
+                .collect(),
+            ..ClusterView::default()
+        };
+        for (name, pools) in self.others.good() {
+            let Ok(name) = NodeName::parse(name) else { continue };
+            if name != self.node {
+                let (cidr6, cidr4) = (pools.cidr6.clone(), pools.cidr4.clone());
+                view.add_foreign_pools(name, &NodeConfigSpec { cidr6, cidr4, ..NodeConfigSpec::default() });
+            }
+        }
+        view.problems.extend(self.pods.problems("Pod"));
+        view.problems.extend(self.namespaces.problems("Namespace"));
+        // Of ones own the core speaks.
+        let own = format!("NodeConfig {}:", self.node);
+        view.problems.extend(self.others.problems("NodeConfig").filter(|problem| !problem.starts_with(&own)));
+        view
+    }
+}
+
+fn selects_by_label(spec: &NodeConfigSpec) -> bool {
+    spec.claims.iter().any(|claim| {
+        let selector = &claim.namespace_selector;
+        !selector.match_labels.is_empty() || !selector.match_expressions.is_empty()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use flock_core::config::{BgpSpec, ClaimSpec, LabelSelectorSpec};
+    use flock_core::testing::pod_view;
+
+    use super::*;
+
+    fn index(remembered: Option<NodeConfigView>) -> Index {
+        Index::new(NodeName::parse("node-a").unwrap(), remembered)
+    }
+
+    fn config(asn: u64) -> NodeConfigView {
+        let bgp = BgpSpec { asn, ..BgpSpec::default() };
+        NodeConfigView { generation: 1, spec: Ok(NodeConfigSpec { bgp, ..NodeConfigSpec::default() }) }
+    }
+
+    fn own(config: NodeConfigView) -> OwnView {
+        OwnView { uid: None, config }
+    }
+
+    fn labelled(asn: u64) -> NodeConfigView {
+        let match_labels = [("team".to_owned(), "dns".to_owned())].into();
+        let mut config = config(asn);
+        let claim = ClaimSpec {
+            cidrs: vec!["2001:db8:a::/64".to_owned()],
+            namespace_selector: LabelSelectorSpec { match_labels, ..LabelSelectorSpec::default() },
+            ..ClaimSpec::default()
+        };
+        config.spec.as_mut().unwrap().claims.push(claim);
+        config
+    }
+
+    #[test]
+    fn a_new_list_replaces_the_old_one_when_it_is_complete() {
+        let mut index = index(None);
+        let names = |index: &Index| index.view().pods.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let list = |index: &mut Index, pods: &[&str]| {
+            index.pods.begin();
+            for pod in pods {
+                index.pods.list((*pod).to_owned(), Ok(pod_view(pod)));
+            }
+        };
+        list(&mut index, &["a/one", "a/two"]);
+        assert!(names(&index).is_empty());
+        index.pods.end();
+        list(&mut index, &["a/two", "a/three"]);
+        assert_eq!(names(&index), ["a/one", "a/two"], "while the new list comes in");
+        index.pods.end();
+        assert_eq!(names(&index), ["a/three", "a/two"]);
+        index.pods.delete("a/two");
+        index.pods.delete("a/unknown");
+        assert_eq!(names(&index), ["a/three"]);
+    }
+
+    #[test]
+    fn a_list_that_is_begun_again_forgets_the_half_of_before() {
+        let mut index = index(None);
+        index.pods.begin();
+        index.pods.list("a/one".to_owned(), Ok(pod_view("a/one")));
+        index.pods.begin();
+        index.pods.end();
+        assert!(index.view().pods.is_empty());
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_keeps_its_last_good_state() {
+        let mut index = index(None);
+        index.pods.apply("a/one".to_owned(), Ok(pod_view("a/one")));
+        let before = index.view().pods;
+        index.pods.apply("a/one".to_owned(), Err("status.podIPs: odd".to_owned()));
+        index.pods.apply("a/two".to_owned(), Err("spec.nodeName: odd".to_owned()));
+        assert_eq!(index.view().pods, before);
+        let problems =
+            ["Pod a/one: status.podIPs: odd; its last good state stays", "Pod a/two: spec.nodeName: odd"];
+        assert_eq!(index.view().problems, problems);
+        index.pods.begin();
+        index.pods.list("a/one".to_owned(), Err("odd".to_owned()));
+        index.pods.end();
+        assert_eq!(index.view().pods, before, "over a new list too");
+        index.pods.apply("a/one".to_owned(), Ok(pod_view("a/one")));
+        assert!(index.view().problems.is_empty());
+    }
+
+    #[test]
+    fn ready_is_both_lists_or_a_known_config_while_the_api_server_is_away() {
+        let mut fresh = index(None);
+        assert!(matches!(fresh.readiness(), Readiness::Starting(what) if what.contains("NodeConfig")));
+        fresh.set_away(true);
+        assert!(matches!(fresh.readiness(), Readiness::Starting(_)), "nothing to work from");
+        fresh.own.begin();
+        fresh.own.end();
+        assert!(matches!(fresh.readiness(), Readiness::Starting(what) if what.contains("pods")));
+        fresh.pods.begin();
+        fresh.pods.end();
+        assert_eq!(fresh.readiness(), Readiness::Ready);
+
+        let mut known = index(Some(config(65101)));
+        assert!(matches!(known.readiness(), Readiness::Starting(_)), "it may answer any moment");
+        known.set_away(true);
+        assert_eq!(known.readiness(), Readiness::Ready);
+    }
+
+    #[test]
+    fn what_an_earlier_run_knew_counts_until_the_api_server_has_spoken() {
+        let mut index = index(Some(config(65101)));
+        assert_eq!(index.view().node_config, Some(config(65101)));
+        index.own.begin();
+        assert_eq!(index.view().node_config, Some(config(65101)));
+        index.own.list("node-a".to_owned(), Ok(own(config(65102))));
+        index.own.end();
+        assert_eq!(index.view().node_config, Some(config(65102)));
+        index.own.delete("node-a");
+        assert_eq!(index.view().node_config, None);
+    }
+
+    #[test]
+    fn namespaces_are_wanted_while_the_claims_in_force_select_by_label() {
+        let mut index = index(None);
+        index.own.begin();
+        index.own.end();
+        let mut set = |config: NodeConfigView| {
+            index.own.apply("node-a".to_owned(), Ok(own(config)));
+            index.settle();
+            index.wants_namespaces()
+        };
+        assert!(!set(config(65101)));
+        assert!(set(labelled(65101)));
+        assert!(set(config(0)), "refused: the last good one is in force");
+        assert!(set(NodeConfigView { generation: 2, spec: Err("odd".to_owned()) }));
+        assert!(!set(config(65102)));
+    }
+
+    #[test]
+    fn pools_of_other_nodes_are_known_and_ones_own_are_not_foreign() {
+        let mut index = index(None);
+        let pools = |cidr: &str| Ok(PoolsView { cidr6: vec![cidr.to_owned()], cidr4: Vec::new() });
+        index.others.apply("node-a".to_owned(), pools("2001:db8:f001::/64"));
+        index.others.apply("node-b".to_owned(), pools("2001:db8:f002::/64"));
+        index.others.apply("Not a node".to_owned(), pools("2001:db8:f003::/64"));
+        let foreign = index.view().foreign_pools;
+        assert_eq!(foreign.len(), 1);
+        assert_eq!(foreign[&NodeName::parse("node-b").unwrap()], ["2001:db8:f002::/64".parse().unwrap()]);
+    }
+}

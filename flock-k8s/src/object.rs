@@ -1,0 +1,204 @@
+//! Objects of the API server, stripped to what is used while they are read: nothing else is ever kept. Total: any
+//! object gives a view or a reason.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use flock_core::config::NodeConfigSpec;
+use flock_core::ids::PodUid;
+use flock_core::ports::{NodeConfigView, PodView};
+use k8s_openapi::ClusterResourceScope;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::convert::api_pod_view;
+use crate::manifests::decode;
+
+/// What identifies a kind to the API server, and what of an object of it is kept.
+pub(crate) trait Kind: Debug + Clone + Send + Sync + 'static {
+    /// What is kept.
+    type View: Debug + Clone + PartialEq + Send + Sync + 'static;
+    /// Namespaced or not.
+    type Scope;
+    const GROUP: &'static str;
+    const VERSION: &'static str;
+    const KIND: &'static str;
+    const PLURAL: &'static str;
+
+    /// What is kept of an object, or why it cannot be understood.
+    fn view(object: Value) -> Result<Self::View, String>;
+}
+
+/// An object of a kind: its name, and what is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct Stripped<K: Kind> {
+    /// Name, namespace, UID and resource version only.
+    metadata: ObjectMeta,
+    pub(crate) view: Result<K::View, String>,
+}
+
+impl<K: Kind> Stripped<K> {
+    /// `NAMESPACE/NAME`, or the name of what has no namespace.
+    pub(crate) fn key(&self) -> String {
+        let name = self.metadata.name.as_deref().unwrap_or_default();
+        match &self.metadata.namespace {
+            Some(namespace) => format!("{namespace}/{name}"),
+            None => name.to_owned(),
+        }
+    }
+}
+
+impl<'de, K: Kind> Deserialize<'de> for Stripped<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let object = Value::deserialize(deserializer)?;
+        let text = |field: &str| object.pointer(field).and_then(Value::as_str).map(str::to_owned);
+        let metadata = ObjectMeta {
+            name: text("/metadata/name"),
+            namespace: text("/metadata/namespace"),
+            uid: text("/metadata/uid"),
+            resource_version: text("/metadata/resourceVersion"),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { metadata, view: K::view(object) })
+    }
+}
+
+impl<K: Kind> Resource for Stripped<K> {
+    type DynamicType = ();
+    type Scope = K::Scope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::KIND.into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        K::GROUP.into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        K::VERSION.into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        K::PLURAL.into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// Pods.
+#[derive(Debug, Clone)]
+pub(crate) struct Pods;
+
+impl Kind for Pods {
+    type View = PodView;
+    type Scope = NamespaceResourceScope;
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const KIND: &'static str = "Pod";
+    const PLURAL: &'static str = "pods";
+
+    fn view(object: Value) -> Result<PodView, String> {
+        api_pod_view(decode::<Pod>("", object)?).map_err(|error| error.to_string())
+    }
+}
+
+/// Namespaces, of which the labels count.
+#[derive(Debug, Clone)]
+pub(crate) struct Namespaces;
+
+impl Kind for Namespaces {
+    type View = BTreeMap<String, String>;
+    type Scope = ClusterResourceScope;
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const KIND: &'static str = "Namespace";
+    const PLURAL: &'static str = "namespaces";
+
+    fn view(object: Value) -> Result<Self::View, String> {
+        #[derive(Deserialize)]
+        struct Labelled {
+            metadata: Labels,
+        }
+        #[derive(Deserialize)]
+        struct Labels {
+            #[serde(default)]
+            labels: Option<BTreeMap<String, String>>,
+        }
+        decode::<Labelled>("", object).map(|object| object.metadata.labels.unwrap_or_default())
+    }
+}
+
+/// The NodeConfig of this node.
+#[derive(Debug, Clone)]
+pub(crate) struct Own;
+
+/// What is kept of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OwnView {
+    pub(crate) uid: Option<PodUid>,
+    pub(crate) config: NodeConfigView,
+}
+
+impl Kind for Own {
+    type View = OwnView;
+    type Scope = ClusterResourceScope;
+    const GROUP: &'static str = "flock.fritzlab.net";
+    const VERSION: &'static str = "v1alpha1";
+    const KIND: &'static str = "NodeConfig";
+    const PLURAL: &'static str = "nodeconfigs";
+
+    /// What is wrong with it is a part of the view.
+    fn view(mut object: Value) -> Result<OwnView, String> {
+        let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default();
+        let uid = object.pointer("/metadata/uid").and_then(Value::as_str);
+        let uid = uid.and_then(|uid| PodUid::parse(uid).ok());
+        let spec = spec::<NodeConfigSpec>(&mut object);
+        Ok(OwnView { uid, config: NodeConfigView { generation, spec } })
+    }
+}
+
+/// The `NodeConfig`s of all nodes, of which the pools count.
+#[derive(Debug, Clone)]
+pub(crate) struct Others;
+
+/// The pools as written.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct PoolsView {
+    #[serde(default)]
+    pub(crate) cidr6: Vec<String>,
+    #[serde(default)]
+    pub(crate) cidr4: Vec<String>,
+}
+
+impl Kind for Others {
+    type View = PoolsView;
+    type Scope = ClusterResourceScope;
+    const GROUP: &'static str = Own::GROUP;
+    const VERSION: &'static str = Own::VERSION;
+    const KIND: &'static str = Own::KIND;
+    const PLURAL: &'static str = Own::PLURAL;
+
+    fn view(mut object: Value) -> Result<PoolsView, String> {
+        spec(&mut object)
+    }
+}
+
+fn spec<T: DeserializeOwned>(object: &mut Value) -> Result<T, String> {
+    match object.get_mut("spec").map(Value::take) {
+        None => Err("spec is missing".to_owned()),
+        Some(spec) => decode("spec", spec),
+    }
+}

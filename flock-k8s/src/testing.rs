@@ -1,0 +1,266 @@
+//! An API server to test against: real HTTP on the loopback address, resource versions, lists in pages, watches with
+//! field selectors and bookmarks, 410 Gone, the three kinds of PATCH that flock sends. It can be told to fail,
+//! to stay silent, to cut connections and to be away.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
+#![allow(clippy::missing_panics_doc, clippy::single_match_else, reason = "what goes wrong here ends a test")]
+
+mod answer;
+mod http;
+mod store;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub use self::http::Request;
+use self::store::Store;
+
+/// What the server does with what reaches it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    /// Answers.
+    Well,
+    /// Takes connections and requests and never says a word: a half-open connection, as its client sees it.
+    Silent,
+    /// Closes every connection at once.
+    Away,
+    /// Answers everything with this status.
+    Failing(u16),
+}
+
+/// The server; it ends with this value.
+#[derive(Debug)]
+pub struct FakeApiServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something changed that a watch may be waiting for.
+    news: Condvar,
+    stopped: AtomicBool,
+    /// Connections older than this are cut.
+    epoch: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    store: Store,
+    mood: Mood,
+    requests: Vec<Request>,
+    /// Counts requests for bookmarks.
+    bookmarks: u64,
+    /// Answers for the next requests of this method whose path contains this.
+    planned: Vec<(&'static str, &'static str, u16)>,
+    selective: bool,
+    watching: usize,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, longest: Duration) -> MutexGuard<'a, State> {
+        self.news.wait_timeout(state, longest).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl FakeApiServer {
+    /// Starts on a free port.
+    pub fn start() -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    /// Starts on a socket, which may be of another network namespace.
+    pub fn on(listener: TcpListener) -> Self {
+        let state = State {
+            store: Store::default(),
+            mood: Mood::Well,
+            requests: Vec::new(),
+            bookmarks: 0,
+            planned: Vec::new(),
+            selective: true,
+            watching: 0,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            news: Condvar::new(),
+            stopped: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+        });
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let server = Arc::clone(&shared);
+        thread::spawn(move || accept(&listener, &server));
+        Self { address, shared }
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Writes a kubeconfig that leads to it.
+    pub fn kubeconfig(&self, path: &Path) {
+        let config = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "fake", "cluster": {"server": self.url()}}],
+            "users": [{"name": "agent", "user": {}}],
+            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "agent"}}],
+            "current-context": "fake",
+        });
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
+    /// Adds or replaces an object, as somebody else would; `apiVersion` and `kind` say which.
+    pub fn put(&self, object: Value) {
+        self.shared.state().store.put(object);
+        self.shared.news.notify_all();
+    }
+
+    /// Removes an object.
+    pub fn delete(&self, plural: &str, namespace: Option<&str>, name: &str) {
+        self.shared.state().store.delete(plural, namespace, name);
+        self.shared.news.notify_all();
+    }
+
+    pub fn get(&self, plural: &str, namespace: Option<&str>, name: &str) -> Option<Value> {
+        self.shared.state().store.get(plural, namespace, name)
+    }
+
+    /// Everything of a kind.
+    pub fn all(&self, plural: &str) -> Vec<Value> {
+        self.shared.state().store.all(plural)
+    }
+
+    /// From now on; connections that are open are cut, unless it falls silent.
+    pub fn set_mood(&self, mood: Mood) {
+        self.shared.state().mood = mood;
+        if mood != Mood::Silent {
+            self.cut();
+        }
+        self.shared.news.notify_all();
+    }
+
+    /// Field selectors select everything from now on.
+    pub fn ignore_selectors(&self) {
+        self.shared.state().selective = false;
+    }
+
+    /// Cuts every connection.
+    pub fn cut(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.news.notify_all();
+    }
+
+    /// Forgets the past: a watch that wants to go on from it is told that it is gone.
+    pub fn compact(&self) {
+        self.shared.state().store.compact();
+        self.shared.news.notify_all();
+    }
+
+    /// Sends a bookmark to every watch that takes them.
+    pub fn bookmark(&self) {
+        self.shared.state().bookmarks += 1;
+        self.shared.news.notify_all();
+    }
+
+    /// Answers the next request of this method whose path contains `path` with this status.
+    pub fn plan(&self, method: &'static str, path: &'static str, status: u16) {
+        self.shared.state().planned.push((method, path, status));
+    }
+
+    /// Every request so far.
+    pub fn requests(&self) -> Vec<Request> {
+        self.shared.state().requests.clone()
+    }
+
+    /// The watches that are open.
+    pub fn watching(&self) -> usize {
+        self.shared.state().watching
+    }
+
+    /// Waits for a condition; the deadline only keeps a broken test from hanging.
+    pub fn eventually(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !holds(self) {
+            assert!(Instant::now() < deadline, "{what}: not within a minute; {:#?}", self.requests());
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for FakeApiServer {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    while !shared.stopped.load(Ordering::SeqCst) {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let shared = Arc::clone(shared);
+                thread::spawn(move || serve(&stream, &shared));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(_) => return,
+        }
+    }
+}
+
+/// One connection. An error means that it is over.
+fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    // So that a connection nobody uses notices that it is to be cut.
+    stream.set_read_timeout(Some(Duration::from_millis(5)))?;
+    let epoch = shared.epoch.load(Ordering::SeqCst);
+    let is_over = || shared.epoch.load(Ordering::SeqCst) != epoch || shared.stopped.load(Ordering::SeqCst);
+    let mut connection = http::Connection::new(stream);
+    while let Some(request) = connection.read(&is_over)? {
+        let planned = {
+            let mut state = shared.state();
+            state.requests.push(request.clone());
+            match state.mood {
+                Mood::Away => return Ok(()),
+                Mood::Silent => {
+                    while !is_over() {
+                        state = shared.wait(state, Duration::from_millis(20));
+                    }
+                    return Ok(());
+                }
+                Mood::Failing(status) => Some(status),
+                Mood::Well => state
+                    .planned
+                    .iter()
+                    .position(|(method, path, _)| request.method == *method && request.path.contains(path))
+                    .map(|found| state.planned.remove(found).2),
+            }
+        };
+        if let Some(status) = planned {
+            let body = answer::status(status, "as planned");
+            connection.write(status, &body)?;
+        } else if request.query.contains_key("watch") {
+            answer::watch(&mut connection, shared, &request, &is_over)?;
+        } else {
+            let (status, body) = answer::answer(&mut shared.state(), &request);
+            shared.news.notify_all();
+            connection.write(status, &body)?;
+        }
+    }
+    Ok(())
+}

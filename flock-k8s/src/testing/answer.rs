@@ -1,0 +1,202 @@
+//! What is answered to which request.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use super::http::{Connection, Request};
+use super::store::selected;
+use super::{Shared, State};
+
+/// Plural, namespace, name and subresource of a path.
+struct Target {
+    plural: String,
+    namespace: Option<String>,
+    name: Option<String>,
+    subresource: Option<String>,
+}
+
+impl Target {
+    fn of(path: &str) -> Option<Self> {
+        let rest = ["/api/v1/", "/apis/flock.fritzlab.net/v1alpha1/", "/apis/events.k8s.io/v1/"]
+            .into_iter()
+            .find_map(|prefix| path.strip_prefix(prefix))?;
+        let mut words = rest.split('/').map(str::to_owned).collect::<Vec<_>>().into_iter();
+        let mut plural = words.next()?;
+        let (mut namespace, mut name) = (None, words.next());
+        if plural == "namespaces"
+            && let Some(next) = words.next()
+        {
+            namespace = name.replace(String::new());
+            plural = next;
+            name = words.next();
+        }
+        Some(Self { plural, namespace, name, subresource: words.next() })
+    }
+}
+
+pub(super) fn status(code: u16, message: &str) -> Value {
+    let reason = match code {
+        404 => "NotFound",
+        409 => "Conflict",
+        410 => "Expired",
+        _ => "Unknown",
+    };
+    json!({
+        "apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure",
+        "code": code, "reason": reason, "message": message,
+    })
+}
+
+pub(super) fn answer(state: &mut State, request: &Request) -> (u16, Value) {
+    let Some(target) = Target::of(&request.path) else { return (404, status(404, "no such path")) };
+    let namespace = target.namespace.as_deref();
+    match (request.method.as_str(), target.name.as_deref()) {
+        ("GET", None) => list(state, &target.plural, request),
+        ("GET", Some(name)) => match state.store.get(&target.plural, namespace, name) {
+            Some(object) => (200, object),
+            None => (404, status(404, "no such object")),
+        },
+        ("POST", None) => {
+            let name = request.body["metadata"]["name"].as_str().unwrap();
+            if state.store.get(&target.plural, namespace, name).is_some() {
+                return (409, status(409, "it exists"));
+            }
+            state.store.put(request.body.clone());
+            (201, request.body.clone())
+        }
+        ("PATCH", Some(name)) => patch(state, &target, name, request),
+        _ => (405, status(405, "not allowed")),
+    }
+}
+
+fn list(state: &mut State, plural: &str, request: &Request) -> (u16, Value) {
+    let token = request.query.get("continue");
+    let (version, mut items) = match token {
+        Some(token) => match state.store.pages.remove(token) {
+            Some(rest) => rest,
+            None => return (410, status(410, "the continue token is too old")),
+        },
+        None => {
+            let selector = request.query.get("fieldSelector").filter(|_| state.selective);
+            let mut items = state.store.all(plural);
+            items.retain(|object| selected(object, selector));
+            (state.store.version, items)
+        }
+    };
+    let limit = request.query.get("limit").map_or(usize::MAX, |limit| limit.parse().unwrap());
+    let rest = items.split_off(limit.min(items.len()));
+    let mut metadata = json!({ "resourceVersion": version.to_string() });
+    if !rest.is_empty() {
+        let token = format!("{version}-{}-{plural}", rest.len());
+        metadata["continue"] = json!(token);
+        state.store.pages.insert(token, (version, rest));
+    }
+    (200, json!({ "apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items }))
+}
+
+fn patch(state: &mut State, target: &Target, name: &str, request: &Request) -> (u16, Value) {
+    let Some(mut object) = state.store.get(&target.plural, target.namespace.as_deref(), name) else {
+        return (404, status(404, "no such object"));
+    };
+    let patch = &request.body;
+    match (request.content_type.as_str(), target.subresource.as_deref()) {
+        // One field manager: what it applies is all there is.
+        ("application/apply-patch+yaml", Some("status")) => object["status"] = patch["status"].clone(),
+        ("application/strategic-merge-patch+json", Some("status")) => {
+            let mut conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            for new in patch["status"]["conditions"].as_array().unwrap() {
+                conditions.retain(|old| old["type"] != new["type"]);
+                conditions.push(new.clone());
+            }
+            object["status"]["conditions"] = json!(conditions);
+        }
+        ("application/merge-patch+json", _) => merge(&mut object, patch),
+        (other, _) => return (415, status(415, other)),
+    }
+    state.store.put(object.clone());
+    (200, object)
+}
+
+/// RFC 7396.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    for (name, value) in patch {
+        if value.is_null() {
+            target.as_object_mut().unwrap().remove(name);
+        } else {
+            merge(&mut target[name], value);
+        }
+    }
+}
+
+/// Tells of changes until the time asked for is over.
+pub(super) fn watch(
+    connection: &mut Connection<'_>,
+    shared: &Shared,
+    request: &Request,
+    is_over: &dyn Fn() -> bool,
+) -> io::Result<()> {
+    let target = Target::of(&request.path).unwrap();
+    let query = |name: &str| request.query.get(name);
+    let seconds = query("timeoutSeconds").map_or(300, |seconds| seconds.parse().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let mut seen: u64 = query("resourceVersion").map_or(0, |version| version.parse().unwrap());
+    let marked = query("allowWatchBookmarks").is_some_and(|it| it == "true");
+    connection.begin()?;
+    let mut state = shared.state();
+    let selector = query("fieldSelector").filter(|_| state.selective);
+    let mut bookmarks = state.bookmarks;
+    state.watching += 1;
+    let outcome = loop {
+        if is_over() || connection.is_closed() {
+            break Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        if state.mood == super::Mood::Silent {
+            state = shared.wait(state, Duration::from_millis(20));
+            continue;
+        }
+        if seen < state.store.compacted {
+            let gone = json!({ "type": "ERROR", "object": status(410, "too old resource version") });
+            break connection.part(&gone).and_then(|()| connection.end());
+        }
+        let news = state.store.changes.iter().filter(|change| change.version > seen);
+        let mut parts = Vec::new();
+        for change in news.filter(|change| change.plural == target.plural) {
+            let is = |object: &Option<Value>| object.as_ref().is_some_and(|it| selected(it, selector));
+            let kind = match (is(&change.before), is(&change.after)) {
+                (false, false) => continue,
+                (false, true) => "ADDED",
+                (true, true) => "MODIFIED",
+                (true, false) => "DELETED",
+            };
+            let mut object = change.after.clone().or_else(|| change.before.clone()).unwrap();
+            object["metadata"]["resourceVersion"] = json!(change.version.to_string());
+            parts.push(json!({ "type": kind, "object": object }));
+        }
+        seen = state.store.version;
+        if marked && state.bookmarks > bookmarks {
+            let metadata = json!({ "resourceVersion": seen.to_string() });
+            let object = json!({ "apiVersion": "v1", "kind": "Bookmark", "metadata": metadata });
+            parts.push(json!({ "type": "BOOKMARK", "object": object }));
+        }
+        bookmarks = state.bookmarks;
+        if let Err(error) = parts.iter().try_for_each(|part| connection.part(part)) {
+            break Err(error);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break connection.end();
+        }
+        state = shared.wait(state, left.min(Duration::from_millis(50)));
+    };
+    state.watching -= 1;
+    outcome
+}
