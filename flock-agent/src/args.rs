@@ -56,9 +56,14 @@ pub(crate) struct RunArgs {
     /// Name of this node, as in `metadata.name` of its NodeConfig.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: String,
-    /// Directory of NodeConfig, Pod and Namespace manifests (*.yaml, *.yml, *.json), watched for changes.
-    #[arg(long, env = "FLOCK_MANIFESTS", value_name = "DIR")]
-    pub(crate) manifests: PathBuf,
+    /// Directory of NodeConfig, Pod and Namespace manifests (*.yaml, *.yml, *.json), watched for changes: flock
+    /// without Kubernetes.
+    #[arg(long, env = "FLOCK_MANIFESTS", value_name = "DIR", conflicts_with = "kubeconfig")]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Kubeconfig that leads to the API server; with neither this nor --manifests the service account of the pod
+    /// does.
+    #[arg(long, env = "FLOCK_KUBECONFIG", value_name = "PATH")]
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// Unix socket the plugin connects to; root only.
     #[arg(long, env = "FLOCK_SOCKET", value_name = "PATH", default_value = flock_cni::wire::DEFAULT_SOCKET)]
     pub(crate) socket: PathBuf,

@@ -6,6 +6,8 @@ mod args;
 mod bird;
 #[cfg(target_os = "linux")]
 mod clock;
+#[cfg(target_os = "linux")]
+mod cluster;
 mod explain;
 #[cfg(target_os = "linux")]
 mod health;

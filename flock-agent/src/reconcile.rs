@@ -25,6 +25,15 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 pub(crate) struct Loops(JoinSet<()>);
 
 impl Loops {
+    /// One more loop.
+    pub(crate) fn add(
+        &mut self,
+        stop: &watch::Receiver<bool>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.0.spawn(until(stop.clone(), work));
+    }
+
     /// Waits until a loop breaks. One that was told to stop has not broken.
     pub(crate) async fn broken(&mut self) -> JoinError {
         loop {
@@ -149,7 +158,7 @@ async fn pause(wait: Option<Duration>) {
     }
 }
 
-/// Takes over the configuration of the latest view; true if another one is in force now.
+/// Takes over the configuration of the latest view; true if there is something to tell of.
 fn take_config(node: &Node) -> bool {
     match node.sync_config() {
         Configured::Unchanged => false,
@@ -162,11 +171,11 @@ fn take_config(node: &Node) -> bool {
         }
         Configured::Refused(reason) => {
             tracing::error!(reason, "the NodeConfig is refused; the last good one stays in force");
-            false
+            true
         }
         Configured::Missing => {
             tracing::error!("the NodeConfig is gone; the last good one stays in force");
-            false
+            true
         }
     }
 }

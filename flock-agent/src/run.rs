@@ -7,15 +7,13 @@ use anyhow::Context;
 use flock_bird::BirdSocket;
 use flock_core::app::{Node, Ports, Settings};
 use flock_core::ids::NodeName;
-use flock_k8s::ManifestPodSource;
 use flock_netlink::KernelNetlink;
 
 use crate::args::RunArgs;
 use crate::health::{self, Endpoint, Health};
-use crate::log_status::LogStatus;
 use crate::server::Server;
 use crate::store::FileStore;
-use crate::{clock, reconcile, shutdown};
+use crate::{clock, cluster, reconcile, shutdown};
 
 /// Serves until a signal says stop.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -28,14 +26,13 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let endpoint = Endpoint::bind(args.metrics_addr)
         .await
         .with_context(|| format!("cannot listen on {}: set --metrics-addr", args.metrics_addr))?;
-    let pods = ManifestPodSource::open(args.manifests.clone(), node.clone())
-        .with_context(|| format!("cannot watch {}", args.manifests.display()))?;
+    let cluster = cluster::open(&args, &node).await?;
     let routing = BirdSocket::new(&args.bird_conf, &args.bird_socket).context("cannot use BIRD")?;
     let ports = Ports {
         netlink: Arc::new(KernelNetlink::new().context("cannot open rtnetlink")?),
-        pods: Arc::new(pods),
+        pods: cluster.pods,
         routing: Arc::new(routing),
-        status: Arc::new(LogStatus::default()),
+        status: cluster.status,
         store: Arc::new(store),
     };
     let settings = Settings { node, boot_id: clock::boot_id()?, mtu: args.mtu };
@@ -49,6 +46,10 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     // These two change nothing: they end with the process.
     tokio::spawn(health::watch_bird(Arc::clone(&ports.routing), Arc::clone(&health)));
     tokio::spawn(endpoint.serve(health, Arc::clone(&node)));
+    if let Some(kube) = cluster.kube {
+        loops.add(&stop, kube.memory.follow(Arc::clone(&ports.pods)));
+        loops.add(&stop, cluster::keep_network_available(Arc::clone(&node), kube.status));
+    }
     tracing::info!(node = %node.name(), socket = %args.socket.display(), "serving");
     tokio::select! {
         () = server.serve(node, stop) => {}

@@ -95,6 +95,8 @@ pub(crate) struct Index {
     remembered: Option<NodeConfigView>,
     /// The API server does not answer.
     away: bool,
+    /// It did not answer while there was a NodeConfig: the node serves, and goes on when some lists are in.
+    alone: bool,
     /// The claims in force ask for labels of namespaces.
     by_label: bool,
     pub(crate) own: Collection<OwnView>,
@@ -109,6 +111,7 @@ impl Index {
             node,
             remembered,
             away: false,
+            alone: false,
             by_label: false,
             own: Collection::default(),
             pods: Collection::default(),
@@ -127,6 +130,7 @@ impl Index {
     /// Draws the conclusions of a change; to be called after each.
     pub(crate) fn settle(&mut self) {
         let config = self.config();
+        self.alone |= self.away && config.is_some();
         let good = config.and_then(|config| config.spec.ok());
         // While the one that is written is refused, or gone, the last good one stays in force, and its claims too.
         if let Some(spec) = good.filter(|spec| NodeConfig::validate(spec).is_ok()) {
@@ -158,11 +162,10 @@ impl Index {
     /// Ready once NodeConfig and pods have been listed. While the API server is away a NodeConfig is enough, or no
     /// static pod would start on a node that boots without it.
     pub(crate) fn readiness(&self) -> Readiness {
-        let alone = self.away && self.config().is_some();
-        if !self.own.listed && !alone {
+        if !self.own.listed && !self.alone {
             return Readiness::Starting("the NodeConfig from the API server");
         }
-        if !self.pods.listed && !alone {
+        if !self.pods.listed && !self.alone {
             return Readiness::Starting("the pods of this node from the API server");
         }
         Readiness::Ready
@@ -291,6 +294,7 @@ mod tests {
         let mut fresh = index(None);
         assert!(matches!(fresh.readiness(), Readiness::Starting(what) if what.contains("NodeConfig")));
         fresh.set_away(true);
+        fresh.settle();
         assert!(matches!(fresh.readiness(), Readiness::Starting(_)), "nothing to work from");
         fresh.own.begin();
         fresh.own.end();
@@ -302,7 +306,13 @@ mod tests {
         let mut known = index(Some(config(65101)));
         assert!(matches!(known.readiness(), Readiness::Starting(_)), "it may answer any moment");
         known.set_away(true);
+        known.settle();
         assert_eq!(known.readiness(), Readiness::Ready);
+        known.set_away(false);
+        known.own.begin();
+        known.own.end();
+        known.settle();
+        assert_eq!(known.readiness(), Readiness::Ready, "what serves goes on");
     }
 
     #[test]

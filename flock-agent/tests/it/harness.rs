@@ -2,7 +2,7 @@
 //! files only, so that nothing is left when a test ends, however it ends.
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use flock_cni::rpc::{self, Limits, RpcError};
 use flock_cni::wire::{Add, Added, Attachment, Call, Check, Gc, Pod, Reply, Request};
+use flock_k8s::testing::FakeApiServer;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -107,12 +108,21 @@ impl TestNode {
         std::fs::rename(fresh, path).unwrap();
     }
 
+    /// An API server in the node's namespace, which the agent is started with from now on.
+    pub(crate) fn api_server(&self) -> FakeApiServer {
+        let listener = self.netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
+        let api = FakeApiServer::on(listener);
+        api.kubeconfig(&self.dir.path().join("kubeconfig"));
+        api
+    }
+
     pub(crate) fn command(&self) -> Command {
         let at = |name: &str| self.dir.path().join(name);
+        let cluster = if at("kubeconfig").exists() { "kubeconfig" } else { "manifests" };
         let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
         command.args(["run", "--node-name", "n1"]);
         for (flag, path) in [
-            ("--manifests", at("manifests")),
+            (&*format!("--{cluster}"), at(cluster)),
             ("--socket", self.socket()),
             ("--state", self.state_file()),
             ("--bird-conf", at("bird.conf")),

@@ -8,6 +8,7 @@ mod chaos;
 mod harness;
 mod health;
 mod install;
+mod kube;
 mod plan;
 mod serve;
 mod site;
