@@ -12,6 +12,7 @@ mod check;
 mod cmd;
 mod crd;
 mod fuzz;
+mod image;
 mod lab;
 mod manifests;
 mod packages;
@@ -40,6 +41,8 @@ enum Task {
     /// Measure what a pod's network costs and how soon it works, in namespaces of its own (needs root)
     #[cfg(target_os = "linux")]
     Bench(bench::BenchArgs),
+    /// Make the image of the node as an OCI archive, without a container engine
+    Image(image::ImageArgs),
     /// Write deploy/install.yaml from its parts
     Manifests(manifests::ManifestsArgs),
     /// Throw changed inputs at every parser of what comes from outside, for a while (needs a nightly compiler)
@@ -66,6 +69,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Crd => crd::run().map(|()| ExitCode::SUCCESS),
+        Task::Image(args) => image::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Manifests(args) => manifests::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Build(args) => build::run(&args).map(|()| ExitCode::SUCCESS),
     }

@@ -1,0 +1,71 @@
+//! `cargo xtask image`: the image of the node as an OCI archive, without a container engine.
+//!
+//! It holds the two binaries, BIRD and nft out of Debian's packages, the libraries these need, and nothing else: no shell,
+//! no package manager. The same binaries and packages make the same archive, byte for byte.
+
+mod oci;
+mod packages;
+mod rootfs;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build::{self, Dist};
+use crate::cmd;
+use rootfs::Rootfs;
+
+/// The name under which a runtime finds the image; the manifests in deploy/ use it too.
+const REPOSITORY: &str = "localhost/flock";
+
+/// Options of `cargo xtask image`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ImageArgs {
+    /// Directory with built `flock` and `flock-agent`; they are built where not given
+    #[arg(long, value_name = "DIR")]
+    binaries: Option<PathBuf>,
+    /// Where the archive goes; target/image/flock.oci.tar where not given
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs `cargo xtask image`.
+pub(crate) fn run(args: &ImageArgs) -> Result<()> {
+    let root = cmd::root();
+    let dist = match &args.binaries {
+        Some(directory) => Dist { flock: directory.join("flock"), agent: directory.join("flock-agent") },
+        None => build::dist(&root)?,
+    };
+    let work = root.join("target/image");
+    fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
+    let unpacked = packages::unpack(&["bird2", "nftables", "libgcc-s1"], &work)?;
+
+    let mut rootfs = Rootfs::new();
+    for program in ["/usr/sbin/bird", "/usr/sbin/birdc", "/usr/sbin/nft"] {
+        rootfs.program(program, &unpacked.path(program)?, &unpacked)?;
+    }
+    rootfs.program("/usr/local/bin/flock-agent", &dist.agent, &unpacked)?;
+    rootfs.file("/usr/local/bin/flock", 0o755, fs::read(&dist.flock).context("cannot read the plugin")?);
+    for (path, text) in unpacked.copyrights()? {
+        rootfs.file(&path, 0o644, text);
+    }
+
+    let layer = rootfs.layer()?;
+    let version = env!("CARGO_PKG_VERSION");
+    let archive = oci::archive(&layer, &format!("{REPOSITORY}:{version}"), version, architecture()?)?;
+    let output = args.output.clone().unwrap_or_else(|| work.join("flock.oci.tar"));
+    fs::write(&output, &archive).with_context(|| format!("cannot write {}", output.display()))?;
+    println!("{REPOSITORY}:{version}  {}  {} bytes", output.display(), archive.len());
+    println!("unpacked {} bytes, {} files; sha256:{}", layer.len(), rootfs.len(), oci::digest(&archive));
+    Ok(())
+}
+
+/// This machine's architecture in the words of OCI.
+fn architecture() -> Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("amd64"),
+        "aarch64" => Ok("arm64"),
+        other => bail!("no image for {other}: flock is built for x86_64 and aarch64"),
+    }
+}
