@@ -12,7 +12,7 @@ use anyhow::Context;
 use flock_core::app::Node;
 use flock_core::config::NodeConfig;
 use flock_core::ids::NodeName;
-use flock_core::ports::{NodeConfigView, PodSource, Revision, StatusSink};
+use flock_core::ports::{NodeConfigView, PodSource, Readiness, Revision, StatusSink};
 use flock_k8s::{KubePodSource, KubeStatus, ManifestPodSource, NODE_CONFIG_VERSION, SILENCE, Timing};
 
 use crate::args::RunArgs;
@@ -43,7 +43,7 @@ pub(crate) async fn open(args: &RunArgs, node: &NodeName) -> anyhow::Result<Clus
     let memory = Memory { path: args.state.with_file_name("nodeconfig.json"), node: node.clone() };
     let remembered = memory.recall();
     if remembered.is_some() {
-        tracing::info!(file = %memory.path.display(), "the NodeConfig of the last run counts until the API server answers");
+        tracing::info!(file = %memory.path.display(), "the NodeConfig of the last run is there in case the API server is not");
     }
     let pods = KubePodSource::open(client.clone(), node, remembered, Timing::default());
     let status = Arc::new(KubeStatus::new(client, node, &pods));
@@ -109,8 +109,13 @@ impl Memory {
             if let Some(seen) = seen {
                 pods.changed(seen).await;
             }
+            // Before the view, which is at least as new then.
+            let ready = pods.ready() == Readiness::Ready;
             let view = pods.snapshot();
             seen = Some(view.revision);
+            if !ready {
+                continue;
+            }
             let written = match &view.node_config {
                 Some(config) if !is_good(config) || kept.as_ref() == Some(config) => continue,
                 Some(config) => self.keep(config),

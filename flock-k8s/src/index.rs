@@ -171,10 +171,11 @@ impl Index {
         Readiness::Ready
     }
 
-    /// Everything, with revision 0.
+    /// Everything, with revision 0. Without a NodeConfig until the source is ready: routes made of half a list of pods
+    /// would withdraw addresses whose pods are well.
     pub(crate) fn view(&self) -> ClusterView {
         let mut view = ClusterView {
-            node_config: self.config(),
+            node_config: self.config().filter(|_| self.readiness() == Readiness::Ready),
             pods: self.pods.good().map(|(_, pod)| (pod.key.clone(), Arc::clone(pod))).collect(),
             namespaces: self
                 .namespaces
@@ -316,8 +317,11 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_run_knew_counts_until_the_api_server_has_spoken() {
+    fn what_an_earlier_run_knew_counts_while_the_api_server_is_away_and_has_not_spoken() {
         let mut index = index(Some(config(65101)));
+        assert_eq!(index.view().node_config, None, "it may answer any moment");
+        index.set_away(true);
+        index.settle();
         assert_eq!(index.view().node_config, Some(config(65101)));
         index.own.begin();
         assert_eq!(index.view().node_config, Some(config(65101)));
@@ -326,6 +330,18 @@ mod tests {
         assert_eq!(index.view().node_config, Some(config(65102)));
         index.own.delete("node-a");
         assert_eq!(index.view().node_config, None);
+    }
+
+    #[test]
+    fn a_config_without_the_list_of_pods_does_not_show() {
+        let mut index = index(None);
+        index.own.begin();
+        index.own.list("node-a".to_owned(), Ok(own(config(65101))));
+        index.own.end();
+        assert_eq!(index.view().node_config, None);
+        index.pods.begin();
+        index.pods.end();
+        assert_eq!(index.view().node_config, Some(config(65101)));
     }
 
     #[test]

@@ -285,9 +285,9 @@ async fn a_remembered_config_is_in_force_until_the_api_server_has_spoken() {
     api.put(node_config("node-a", &spec(65102)));
     api.set_mood(Mood::Away);
     let cluster = Cluster::around(api, Some(remembered), TIMING).await;
-    assert_eq!(asn(cluster.view().node_config.as_ref()), Some(65101));
     // Nobody answers: the node serves what it can.
     cluster.ready().await;
+    assert_eq!(asn(cluster.view().node_config.as_ref()), Some(65101));
     cluster.api.set_mood(Mood::Well);
     cluster.until(|view| asn(view.node_config.as_ref()) == Some(65102)).await;
 }
