@@ -138,3 +138,22 @@ async fn kube_pod_source_keeps_the_contract() {
     }))
     .await;
 }
+
+#[tokio::test]
+async fn an_api_server_behind_tls_can_be_named() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("kubeconfig");
+    let cluster = json!({"server": "https://127.0.0.1:1", "insecure-skip-tls-verify": true});
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": cluster}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+    });
+    std::fs::write(&path, config.to_string()).unwrap();
+    let source = KubePodSource::open(connect(Some(&path), SILENCE).await.unwrap(), &node(), None, TIMING);
+    let error = soon(source.pod(&"default/web".parse().unwrap())).await.unwrap_err();
+    assert!(error.to_string().contains("default/web"), "{error}");
+}
