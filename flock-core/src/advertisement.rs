@@ -6,9 +6,8 @@ use ipnet::IpNet;
 
 use crate::anycast::Shared;
 use crate::config::NodeConfig;
-use crate::eligibility::eligibility;
+use crate::eligibility::{Evidence, eligibility};
 use crate::ipam::Allocation;
-use crate::ports::ClusterView;
 use crate::route::{NextHop, Route, RouteProtocol, RouteSet, aggregate, host_prefix, in_pools};
 
 /// Every route the node should have: the aggregate of each pool, a host route for each address a pod has to
@@ -21,7 +20,7 @@ pub fn desired_routes<'a>(
     config: &NodeConfig,
     allocations: impl IntoIterator<Item = &'a Allocation>,
     shared: &[Shared],
-    view: &ClusterView,
+    evidence: Evidence<'_>,
 ) -> RouteSet {
     let pools =
         config.cidr6.iter().copied().map(IpNet::V6).chain(config.cidr4.iter().copied().map(IpNet::V4));
@@ -30,7 +29,7 @@ pub fn desired_routes<'a>(
         for address in allocation.held() {
             routes.insert(Route {
                 destination: host_prefix(address),
-                protocol: host_route_protocol(address, allocation, config, view),
+                protocol: host_route_protocol(address, allocation, config, evidence),
                 next_hop: NextHop::Link(allocation.attachment.host_ifname()),
             });
         }
@@ -44,10 +43,10 @@ pub fn host_route_protocol(
     address: IpAddr,
     allocation: &Allocation,
     config: &NodeConfig,
-    view: &ClusterView,
+    evidence: Evidence<'_>,
 ) -> RouteProtocol {
     let covered = in_pools(address, &config.cidr6, &config.cidr4);
-    if !covered && eligibility(allocation, view).is_ok() {
+    if !covered && eligibility(allocation, evidence).is_ok() {
         RouteProtocol::Announce
     } else {
         RouteProtocol::Quiet
@@ -63,6 +62,7 @@ mod tests {
     use crate::config::{BgpSpec, NodeConfigSpec};
     use crate::ids::AttachmentId;
     use crate::ipam::{Addresses, Phase};
+    use crate::ports::ClusterView;
     use crate::testing::pod_view;
 
     fn config(cidr6: &str, cidr4: &str) -> NodeConfig {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     fn announced(config: &NodeConfig, allocation: &Allocation, view: &ClusterView) -> BTreeSet<String> {
-        desired_routes(config, [allocation], &[], view)
+        desired_routes(config, [allocation], &[], view.into())
             .iter()
             .filter(|route| route.protocol == RouteProtocol::Announce)
             .map(|route| route.destination.to_string())

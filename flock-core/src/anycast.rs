@@ -13,11 +13,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::eligibility::{Withheld, eligibility};
+use crate::eligibility::{Evidence, Withheld, eligibility};
 use crate::family::Family;
 use crate::ids::{AttachmentId, PodKey};
 use crate::ipam::Allocation;
-use crate::ports::ClusterView;
 use crate::route::{Member, Members, NextHop, ObservedRoute, Route, RouteProtocol, Weight, host_prefix};
 
 /// An anycast address and the pods of this node that have it.
@@ -57,7 +56,7 @@ pub enum Role {
 /// drains.
 pub fn shared<'a>(
     allocations: impl IntoIterator<Item = &'a Allocation>,
-    view: &ClusterView,
+    evidence: Evidence<'_>,
     observed: &[ObservedRoute],
 ) -> Vec<Shared> {
     let mut groups: BTreeMap<IpAddr, &Members> = BTreeMap::new();
@@ -68,7 +67,7 @@ pub fn shared<'a>(
     }
     let mut shared: BTreeMap<(Family, IpAddr), Vec<Holder>> = BTreeMap::new();
     for allocation in allocations.into_iter().filter(|allocation| !allocation.anycast.is_empty()) {
-        let eligible = eligibility(allocation, view);
+        let eligible = eligibility(allocation, evidence);
         for address in &allocation.anycast {
             let group = groups.get(address).copied();
             let holder = holder(allocation, *address, eligible, group);

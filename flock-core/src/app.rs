@@ -42,9 +42,10 @@ pub use status::{AllocationReport, Report};
 
 use crate::anycast::{Shared, Skipped};
 use crate::config::NodeConfig;
-use crate::ids::NodeName;
+use crate::eligibility::Evidence;
+use crate::ids::{AttachmentId, NodeName};
 use crate::ipam::Ipam;
-use crate::ports::{Netlink, NodeFacts, PodSource, Routing, StateStore, StatusSink, StoreError};
+use crate::ports::{ClusterView, Netlink, NodeFacts, PodSource, Routing, StateStore, StatusSink, StoreError};
 
 /// The world, as the use cases see it.
 #[derive(Clone)]
@@ -93,12 +94,23 @@ struct State {
     /// Why the configuration that is written is not the one in force.
     refused: Option<String>,
     facts: NodeFacts,
+    /// Whom an earlier run served, as its routes said at the first look.
+    served: Option<BTreeSet<AttachmentId>>,
     /// Who stands behind which anycast address, as last decided.
     shared: Vec<Shared>,
     /// Of those, who can never serve it; their owners have been told.
     skipped: BTreeSet<Skipped>,
     /// What the routing daemon said to the configuration in force; `None` before it was first asked.
     routing: Option<Result<(), String>>,
+}
+
+impl State {
+    fn evidence<'a>(&'a self, view: &'a ClusterView) -> Evidence<'a> {
+        match &self.served {
+            Some(served) => Evidence { view, served },
+            None => view.into(),
+        }
+    }
 }
 
 impl Node {
@@ -119,7 +131,7 @@ impl Node {
 
     /// Waits for every other operation on this attachment to end and keeps new ones out until the guard
     /// is dropped. Fair: first come, first served.
-    pub async fn lock(&self, attachment: crate::ids::AttachmentId) -> AttachmentGuard {
+    pub async fn lock(&self, attachment: AttachmentId) -> AttachmentGuard {
         self.locks.lock(attachment).await
     }
 

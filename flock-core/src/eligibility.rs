@@ -1,12 +1,32 @@
 //! May the addresses of a pod be advertised (interfaces.md section 9)?
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::family::Family;
+use crate::ids::AttachmentId;
 use crate::ipam::{Allocation, Phase};
 use crate::ports::ClusterView;
+use crate::route::{NextHop, ObservedRoute, RouteProtocol, Weight};
+
+/// What speaks for and against a pod.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    /// What the cluster says.
+    pub view: &'a ClusterView,
+    /// Whom an earlier run served; counts while the cluster has not spoken of the node's pods.
+    pub served: &'a BTreeSet<AttachmentId>,
+}
+
+impl<'a> From<&'a ClusterView> for Evidence<'a> {
+    /// Without an earlier run.
+    fn from(view: &'a ClusterView) -> Self {
+        static NOBODY: BTreeSet<AttachmentId> = BTreeSet::new();
+        Self { view, served: &NOBODY }
+    }
+}
 
 /// Why an address of a pod is not advertised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -16,6 +36,8 @@ pub enum Withheld {
     Pending,
     /// The pod is not known, or another one has its name now.
     Unknown,
+    /// No pod is known yet, and no earlier run served this one.
+    Unheard,
     /// The pod's condition `Ready` is not true.
     NotReady,
     /// The pod is being deleted.
@@ -32,6 +54,7 @@ impl fmt::Display for Withheld {
         match self {
             Self::Pending => f.write_str("its ADD is not finished"),
             Self::Unknown => f.write_str("the pod is not known"),
+            Self::Unheard => f.write_str("the pods of this node are not known yet"),
             Self::NotReady => f.write_str("the pod is not Ready"),
             Self::Terminating => f.write_str("the pod is terminating"),
             Self::NoUnicast { family } => write!(f, "the pod has no {family} address of its own"),
@@ -41,16 +64,48 @@ impl fmt::Display for Withheld {
 
 /// The allocation is committed, and the pod behind it exists, is the same one (UIDs decide), Ready and not
 /// terminating. Where the runtime named no pod there is nobody to ask, and the attachment itself is the life
-/// of the address.
-pub fn eligibility(allocation: &Allocation, view: &ClusterView) -> Result<(), Withheld> {
+/// of the address. Before the cluster has spoken of the node's pods, those stay eligible that were.
+pub fn eligibility(allocation: &Allocation, Evidence { view, served }: Evidence<'_>) -> Result<(), Withheld> {
     if allocation.phase != Phase::Committed {
         return Err(Withheld::Pending);
     }
     let Some(key) = &allocation.pod else { return Ok(()) };
+    if view.pods_pending {
+        return if served.contains(&allocation.attachment) { Ok(()) } else { Err(Withheld::Unheard) };
+    }
     match view.pods.get(key).filter(|pod| pod.is(allocation.uid.as_ref())) {
         None => Err(Withheld::Unknown),
         Some(pod) if pod.terminating => Err(Withheld::Terminating),
         Some(pod) if !pod.ready => Err(Withheld::NotReady),
         Some(_) => Ok(()),
     }
+}
+
+/// Whom these routes, left by an earlier run, announce an address for. Routes outlive the agent, so that nothing has
+/// to be written down for it.
+pub fn served<'a>(
+    allocations: impl IntoIterator<Item = &'a Allocation>,
+    observed: &[ObservedRoute],
+) -> BTreeSet<AttachmentId> {
+    let announced: BTreeSet<_> = observed
+        .iter()
+        .filter(|route| route.protocol == RouteProtocol::Announce)
+        .flat_map(|route| {
+            let links: Vec<_> = match &route.next_hop {
+                Some(NextHop::Link(link)) => vec![link],
+                Some(NextHop::Group(members)) => {
+                    let full = members.iter().filter(|member| member.weight == Weight::Full);
+                    full.map(|member| &member.link).collect()
+                }
+                Some(NextHop::Unreachable) | None => Vec::new(),
+            };
+            links.into_iter().map(|link| (route.destination.addr(), link))
+        })
+        .collect();
+    let is_served = |allocation: &&Allocation| {
+        let link = allocation.attachment.host_ifname();
+        let mut addresses = allocation.held().chain(allocation.anycast.iter().copied());
+        addresses.any(|address| announced.contains(&(address, &link)))
+    };
+    allocations.into_iter().filter(is_served).map(|allocation| allocation.attachment.clone()).collect()
 }

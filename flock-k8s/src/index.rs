@@ -176,6 +176,7 @@ impl Index {
     pub(crate) fn view(&self) -> ClusterView {
         let mut view = ClusterView {
             node_config: self.config().filter(|_| self.readiness() == Readiness::Ready),
+            pods_pending: !self.pods.listed,
             pods: self.pods.good().map(|(_, pod)| (pod.key.clone(), Arc::clone(pod))).collect(),
             namespaces: self
                 .namespaces
@@ -323,6 +324,7 @@ mod tests {
         index.set_away(true);
         index.settle();
         assert_eq!(index.view().node_config, Some(config(65101)));
+        assert!(index.view().pods_pending);
         index.own.begin();
         assert_eq!(index.view().node_config, Some(config(65101)));
         index.own.list("node-a".to_owned(), Ok(own(config(65102))));
@@ -340,7 +342,9 @@ mod tests {
         index.own.end();
         assert_eq!(index.view().node_config, None);
         index.pods.begin();
+        assert!(index.view().pods_pending);
         index.pods.end();
+        assert!(!index.view().pods_pending);
         assert_eq!(index.view().node_config, Some(config(65101)));
     }
 

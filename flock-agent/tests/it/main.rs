@@ -3,6 +3,7 @@
 
 mod adversity;
 mod anycast;
+mod away;
 mod bird;
 mod chaos;
 mod harness;

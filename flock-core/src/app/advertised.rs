@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::anycast::{Holder, Role, Shared};
-use crate::eligibility::eligibility;
+use crate::eligibility::{Evidence, eligibility};
 use crate::ids::{AttachmentId, PodKey};
 use crate::ipam::Allocation;
 use crate::ports::ClusterView;
@@ -58,9 +58,10 @@ impl State {
         let pools = six.chain(config.cidr4.iter().copied().map(IpNet::V4));
         let mut advertised: Vec<Advertised> =
             pools.map(|prefix| Advertised { prefix, announced: true, pods: Vec::new() }).collect();
+        let evidence = self.evidence(view);
         for allocation in self.ipam.allocations() {
             let alone = allocation.held().filter(|it| !in_pools(*it, &config.cidr6, &config.cidr4));
-            advertised.extend(alone.map(|address| alone_at(host_prefix(address), allocation, view)));
+            advertised.extend(alone.map(|address| alone_at(host_prefix(address), allocation, evidence)));
         }
         advertised.extend(self.shared.iter().map(Advertised::from));
         advertised
@@ -68,8 +69,8 @@ impl State {
 }
 
 /// An address that one pod has to itself: its host route stays, so open flows drain.
-fn alone_at(prefix: IpNet, allocation: &Allocation, view: &ClusterView) -> Advertised {
-    let withheld = eligibility(allocation, view).err();
+fn alone_at(prefix: IpNet, allocation: &Allocation, evidence: Evidence<'_>) -> Advertised {
+    let withheld = eligibility(allocation, evidence).err();
     let standing = if withheld.is_none() { Standpoint::Serving } else { Standpoint::Draining };
     let pod = Standing {
         pod: allocation.pod.clone(),

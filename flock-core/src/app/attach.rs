@@ -142,8 +142,10 @@ impl Node {
             return Err(AttachError::Mtu { mtu });
         }
         let view = self.ports.pods.snapshot();
+        let state = self.state();
         let is_announced = |address: &IpAddr| {
-            host_route_protocol(*address, allocation, config, &view) == RouteProtocol::Announce
+            host_route_protocol(*address, allocation, config, state.evidence(&view))
+                == RouteProtocol::Announce
         };
         Ok(PodLink {
             identity: LinkIdentity {
@@ -180,7 +182,8 @@ impl State {
         // Groups are the reconciler's to write.
         !allocation.anycast.is_empty()
             || allocation.held().any(|address| {
-                host_route_protocol(address, allocation, config, view) != link.protocol_of(address)
+                host_route_protocol(address, allocation, config, self.evidence(view))
+                    != link.protocol_of(address)
             })
     }
 }

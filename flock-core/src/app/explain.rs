@@ -9,7 +9,7 @@ use crate::advertisement::host_route_protocol;
 use crate::annotation::{self, PodIntent};
 use crate::anycast::{Holder, Role, Shared};
 use crate::config::NodeConfig;
-use crate::eligibility::eligibility;
+use crate::eligibility::{Evidence, eligibility};
 use crate::ids::{IfName, PodKey, PodUid};
 use crate::ipam::Allocation;
 use crate::pod_plan::PodFacts;
@@ -124,7 +124,7 @@ impl State {
 
     fn addresses_of(&self, held: &Allocation, view: &ClusterView) -> Vec<AddressExplanation> {
         let Some(config) = &self.config else { return Vec::new() };
-        let own = held.held().map(|address| alone(address, held, config, view));
+        let own = held.held().map(|address| alone(address, held, config, self.evidence(view)));
         let anycast = self.shared.iter().filter_map(|shared| {
             let holder = shared.holders.iter().find(|holder| holder.attachment == held.attachment)?;
             Some(in_group(shared, holder))
@@ -133,17 +133,22 @@ impl State {
     }
 }
 
-fn alone(address: IpAddr, held: &Allocation, config: &NodeConfig, view: &ClusterView) -> AddressExplanation {
+fn alone(
+    address: IpAddr,
+    held: &Allocation,
+    config: &NodeConfig,
+    evidence: Evidence<'_>,
+) -> AddressExplanation {
     let prefix = host_prefix(address);
     let six = config.cidr6.iter().copied().map(IpNet::V6);
     let mut pools = six.chain(config.cidr4.iter().copied().map(IpNet::V4));
     let pool = pools.find(|pool| pool.contains(&address));
-    let (standing, announced) = match (pool, eligibility(held, view)) {
+    let (standing, announced) = match (pool, eligibility(held, evidence)) {
         (Some(pool), _) => (Standpoint::Serving, format!("as a part of the pool {pool}")),
         (None, Ok(())) => (Standpoint::Serving, "on its own: the pod is eligible".to_owned()),
         (None, Err(why)) => (Standpoint::Draining, format!("no: {why}")),
     };
-    let protocol = host_route_protocol(address, held, config, view);
+    let protocol = host_route_protocol(address, held, config, evidence);
     let route =
         Route { destination: prefix, protocol, next_hop: NextHop::Link(held.attachment.host_ifname()) };
     AddressExplanation { address, anycast: false, standing, announced, route: Some(shown(&route)) }

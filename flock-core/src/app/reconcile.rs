@@ -7,6 +7,7 @@ use crate::advertisement::desired_routes;
 use crate::anycast::{Shared, Skipped, shared};
 use crate::bird;
 use crate::config::{NodeConfig, NodeConfigSpec};
+use crate::eligibility::served;
 use crate::family::Family;
 use crate::ipam::Pools;
 use crate::ports::{Applied, NetlinkError, PodEvent, RoutingError, StatusError};
@@ -100,8 +101,11 @@ impl Node {
             let view = self.ports.pods.snapshot();
             let mut state = self.state();
             let Some(config) = state.config.clone() else { return RouteSet::default() };
-            state.shared = shared(state.ipam.allocations(), &view, observed);
-            desired_routes(&config, state.ipam.allocations(), &state.shared, &view)
+            if state.served.is_none() {
+                state.served = Some(served(state.ipam.allocations(), observed));
+            }
+            state.shared = shared(state.ipam.allocations(), state.evidence(&view), observed);
+            desired_routes(&config, state.ipam.allocations(), &state.shared, state.evidence(&view))
         };
         let diff = self.ports.netlink.sync_routes(&desired).await?;
         self.tell_of_skipped().await;

@@ -7,7 +7,7 @@ use super::{AddressReport, Announced, FamilyReport, PodReport, Source};
 use crate::annotation::PodIntent;
 use crate::claims::{Asker, Kind, Surroundings, granting};
 use crate::config::NodeConfig;
-use crate::eligibility::eligibility;
+use crate::eligibility::{Evidence, eligibility};
 use crate::family::{Family, wanted};
 use crate::ids::AttachmentId;
 use crate::ipam::{Addresses, Allocation, Holder, Ipam, IpamError, Phase, Pools, Request, Want};
@@ -148,7 +148,7 @@ impl Planner {
     }
 
     fn by_itself(&self, address: IpAddr, held: &Allocation) -> Announced {
-        match eligibility(held, &self.view) {
+        match eligibility(held, Evidence::from(&self.view)) {
             Ok(()) => Announced::Itself { prefix: host_prefix(address) },
             Err(reason) => Announced::Nothing { reason },
         }

@@ -51,6 +51,8 @@ pub struct ClusterView {
     pub node_config: Option<NodeConfigView>,
     /// Pods by name.
     pub pods: BTreeMap<PodKey, Arc<PodView>>,
+    /// The first list of pods is not in: one that is missing may be there and well.
+    pub pods_pending: bool,
     /// Labels of the namespaces that are known.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Pools of other nodes, where known: no pod of this node may take an address of one.

@@ -95,6 +95,11 @@ impl FakePodSource {
         self.change(|_, view| view.node_config = config);
     }
 
+    /// Sets whether the first list of pods is still to come.
+    pub fn set_pods_pending(&self, pending: bool) {
+        self.change(|_, view| view.pods_pending = pending);
+    }
+
     /// Sets the labels of a namespace.
     pub fn set_namespace(&self, name: &str, labels: BTreeMap<String, String>) {
         self.change(|_, view| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use flock_core::app::{AttachRequest, Node, RoutesSynced, Standpoint};
 use flock_core::ids::{PodKey, PodUid};
 use flock_core::ipam::{Addresses, Allocation, Phase};
-use flock_core::ports::{NetnsPath, StateStore};
+use flock_core::ports::{NetnsPath, PodSource, StateStore};
 use flock_core::route::{Member, NextHop, ObservedRoute, RouteDiff, RouteProtocol, Weight};
 use flock_core::testing::{FakeStore, pod_view};
 
@@ -249,6 +249,60 @@ async fn a_draining_pod_drains_on_after_a_restart_of_the_agent() {
     let node = world.start().await;
     assert!(sync(&node).await.is_empty());
     assert_eq!(world.groups(), Some((Announce, members([("a", Least), ("b", Full)]))));
+}
+
+#[tokio::test]
+async fn a_restart_before_the_pods_are_known_leaves_every_announcement_as_it_is() {
+    let world = World::new();
+    let node = world.start().await;
+    world.serve(&node, "a").await;
+    world.serve(&node, "b").await;
+    world.terminate("b");
+    world.pods.set_pod(pod_view("ns/c"));
+    let annotations = [("flock.fritzlab.net/addresses".to_owned(), "2001:db8:b::7".to_owned())];
+    let given = AttachRequest { annotations: Some(annotations.into()), ..request(Some("ns/c")) };
+    add(&node, "c", &given).await.unwrap();
+    sync(&node).await;
+    assert_eq!(world.route("2001:db8:b::7").unwrap().protocol, Announce);
+    drop(node);
+
+    let cluster = ["a", "b", "c"].map(|name| key(&format!("ns/{name}")));
+    let known = cluster.each_ref().map(|pod| world.pods.snapshot().pods[pod].as_ref().clone());
+    for pod in &cluster {
+        world.pods.remove_pod(pod);
+    }
+    world.pods.set_pods_pending(true);
+    let node = world.start().await;
+    assert!(sync(&node).await.is_empty());
+    // Also when the kernel loses something meanwhile.
+    world.kernel.break_route(&SIX.parse::<IpAddr>().unwrap().into());
+    sync(&node).await;
+    assert_eq!(
+        world.group(SIX),
+        Some((Announce, members([("a", Full)]))),
+        "who drained is not known any more"
+    );
+    world.kernel.break_route(&"2001:db8:b::7".parse::<IpAddr>().unwrap().into());
+    sync(&node).await;
+    assert_eq!(world.route("2001:db8:b::7").unwrap().protocol, Announce);
+    // A pod that comes now has to wait for the cluster.
+    add(&node, "d", &asking("ns/d", SIX)).await.unwrap();
+    sync(&node).await;
+    assert_eq!(world.group(SIX), Some((Announce, members([("a", Full)]))));
+    let report = node.report(NOW).await;
+    let shown = report.advertised.iter().find(|it| it.prefix.to_string() == "2001:db8:a::53/128").unwrap();
+    let reasons: Vec<_> = shown.pods.iter().map(|pod| pod.reason.as_deref()).collect();
+    let unheard = Some("the pods of this node are not known yet");
+    assert_eq!(reasons, [None, unheard, unheard]);
+
+    // The cluster speaks: its word counts from now on.
+    known.into_iter().filter(|pod| pod.key != key("ns/c")).for_each(|pod| world.pods.set_pod(pod));
+    world.pods.set_pods_pending(false);
+    sync(&node).await;
+    assert_eq!(world.route("2001:db8:b::7").unwrap().protocol, Quiet, "a pod that is gone");
+    world.terminate("a");
+    sync(&node).await;
+    assert_eq!(world.group(SIX).unwrap().0, Quiet);
 }
 
 #[tokio::test]
