@@ -2,12 +2,15 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use flock_bird::BirdSocket;
 use flock_core::app::{Node, Ports, Settings};
 use flock_core::ids::NodeName;
+use flock_core::ports::{PodSource, Readiness};
 use flock_netlink::KernelNetlink;
+use tokio::sync::watch;
 
 use crate::args::RunArgs;
 use crate::health::{self, Endpoint, Health};
@@ -17,7 +20,7 @@ use crate::{clock, cluster, reconcile, shutdown};
 
 /// Serves until a signal says stop.
 pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let stop = shutdown::on_signal().context("cannot listen for signals")?;
+    let mut stop = shutdown::on_signal().context("cannot listen for signals")?;
     let node = NodeName::parse(&args.node_name).context("--node-name")?;
     // Before everything else: a second agent must find out before it has touched anything of the one that runs.
     let store = FileStore::open(&args.state).context("cannot open the state file")?;
@@ -41,6 +44,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         tracing::info!("{notice}");
     }
     let node = Arc::new(node);
+    wait_for_pods(&*ports.pods, &mut stop).await;
     let health = Arc::new(Health::new());
     let mut loops = reconcile::start(&node, &ports.pods, &health, &stop);
     // These two change nothing: they end with the process.
@@ -58,4 +62,25 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     loops.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long requests may wait in the socket's queue while the first lists of the cluster come in.
+const FIRST_LISTS: Duration = Duration::from_secs(1);
+
+/// Waits for the first lists, for a moment: an agent that takes the place of another one should not begin with "not
+/// ready", which would take the pods of the node out of service.
+async fn wait_for_pods(pods: &dyn PodSource, stop: &mut watch::Receiver<bool>) {
+    let listed = async {
+        loop {
+            let seen = pods.snapshot().revision;
+            if pods.ready() == Readiness::Ready {
+                return;
+            }
+            pods.changed(seen).await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(FIRST_LISTS, listed) => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
 }

@@ -20,19 +20,30 @@ const REDIAL: Duration = Duration::from_millis(10);
 /// How long a call may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// To reach the agent; within this time an absent agent is tried again, for it may be restarting.
+    /// To reach the agent; within this time an absent agent is tried again, for it may be starting.
     pub dial: Duration,
+    /// The same where its socket is there and nobody listens: it ran, and may be being replaced.
+    pub restart: Duration,
     /// From then on, until the whole answer is in.
     pub answer: Duration,
 }
 
 impl Limits {
     /// For everything but STATUS (interfaces.md section 6).
-    pub const DEFAULT: Self = Self { dial: Duration::from_secs(2), answer: Duration::from_secs(45) };
+    pub const DEFAULT: Self = Self {
+        dial: Duration::from_secs(2),
+        restart: Duration::from_secs(2),
+        answer: Duration::from_secs(45),
+    };
 
     /// For STATUS: a runtime calls it every few seconds and holds a lock meanwhile, and the agent answers
-    /// it from memory. No answer is an answer: not ready.
-    pub const STATUS: Self = Self { dial: Duration::from_millis(200), answer: Duration::from_secs(2) };
+    /// it from memory. No answer is an answer: not ready. Only an agent that is being replaced is waited for: when
+    /// the node is said to be not ready, the cluster takes every pod of it out of service.
+    pub const STATUS: Self = Self {
+        dial: Duration::from_millis(200),
+        restart: Duration::from_secs(10),
+        answer: Duration::from_secs(2),
+    };
 }
 
 /// Why there is no good answer.
@@ -129,18 +140,22 @@ pub fn call(socket: &Path, request: &Request, limits: Limits) -> Result<Reply, R
     if line.len() > MAX_REQUEST {
         return Err(RpcError::TooLong { bytes: line.len() });
     }
-    let stream = dial(socket, limits.dial)?;
+    let stream = dial(socket, limits)?;
     decode(&exchange(&stream, &line, limits.answer)?)
 }
 
 /// Connects, and tries again for as long as a restart of the agent may explain the failure.
-fn dial(socket: &Path, budget: Duration) -> Result<UnixStream, RpcError> {
+fn dial(socket: &Path, limits: Limits) -> Result<UnixStream, RpcError> {
     let start = Instant::now();
+    let mut ran = false;
     loop {
         let errno = match connect_at_once(socket) {
             Ok(stream) => return Ok(stream),
             Err(errno) => errno,
         };
+        // When it is back it makes its socket anew: for a moment there is none.
+        ran |= errno == Errno::ECONNREFUSED;
+        let budget = if ran { limits.restart } else { limits.dial };
         let passing = matches!(errno, Errno::ENOENT | Errno::ECONNREFUSED | Errno::EAGAIN | Errno::EINTR);
         if passing && start.elapsed() + REDIAL < budget {
             thread::sleep(REDIAL);

@@ -201,7 +201,8 @@ proptest! {
             // The caller may hang up first.
             let _ = std::io::Write::write_all(&mut stream, &answer);
         });
-        let limits = Limits { dial: Duration::from_mins(1), answer: Duration::from_mins(1) };
+        let minute = Duration::from_mins(1);
+        let limits = Limits { dial: minute, restart: minute, answer: minute };
         let outcome = call(&path, &flock_cni::wire::Request::new(flock_cni::wire::Call::Status), limits);
         let timed_out = matches!(outcome, Err(RpcError::Timeout { .. }));
         prop_assert!(!timed_out);

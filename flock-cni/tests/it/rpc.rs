@@ -20,12 +20,13 @@ const LONG: Duration = Duration::from_mins(1);
 const SHORT: Duration = Duration::from_millis(20);
 
 fn status(socket: &Path, dial: Duration, answer: Duration) -> Result<Reply, RpcError> {
-    call(socket, &Request::new(Call::Status), Limits { dial, answer })
+    call(socket, &Request::new(Call::Status), Limits { dial, restart: dial, answer })
 }
 
 #[test]
 fn budgets_are_those_of_the_contract() {
-    assert_eq!(Limits::DEFAULT, Limits { dial: Duration::from_secs(2), answer: Duration::from_secs(45) });
+    let (dial, answer) = (Duration::from_secs(2), Duration::from_secs(45));
+    assert_eq!(Limits::DEFAULT, Limits { dial, restart: dial, answer });
 }
 
 #[test]
@@ -37,6 +38,30 @@ fn agent_that_comes_back_while_dialling_is_reached() {
         move || status(&socket, LONG, LONG)
     });
     let _agent = FakeAgent::start_at(&socket, dir, |_| Answer::Say(done()));
+    assert_eq!(dialling.join().unwrap().unwrap(), Reply::Done);
+}
+
+#[test]
+fn only_an_agent_that_ran_is_waited_for_as_long_as_a_restart_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let ask = |dial, restart| {
+        call(&socket, &Request::new(Call::Status), Limits { dial, restart, answer: LONG }).unwrap_err()
+    };
+    let error = ask(SHORT, LONG);
+    assert!(matches!(error, RpcError::Absent { .. }), "{error}");
+    // What a process leaves that has ended.
+    drop(UnixListener::bind(&socket).unwrap());
+    let error = ask(LONG, SHORT);
+    assert!(matches!(error, RpcError::Absent { .. }), "{error}");
+    let dialling = thread::spawn({
+        let socket = socket.clone();
+        let limits = Limits { dial: SHORT, restart: LONG, answer: LONG };
+        move || call(&socket, &Request::new(Call::Status), limits)
+    });
+    let fresh = dir.path().join("fresh.sock");
+    let _agent = FakeAgent::start_at(&fresh, dir, |_| Answer::Say(done()));
+    std::fs::rename(fresh, socket).unwrap();
     assert_eq!(dialling.join().unwrap().unwrap(), Reply::Done);
 }
 
@@ -71,7 +96,7 @@ fn agent_that_reads_nothing_is_left_after_the_budget() {
     let _listener = UnixListener::bind(&path).unwrap();
     let kept = Attachment { container_id: "c".repeat(128), ifname: "eth0".into() };
     let request = Request::new(Call::Gc(Gc { keep: vec![kept; 6000] }));
-    let error = call(&path, &request, Limits { dial: LONG, answer: SHORT }).unwrap_err();
+    let error = call(&path, &request, Limits { dial: LONG, restart: LONG, answer: SHORT }).unwrap_err();
     assert!(matches!(error, RpcError::Timeout { .. }), "{error}");
 }
 
@@ -119,7 +144,7 @@ fn refusal_before_the_request_is_read_is_heard() {
     });
     let kept = Attachment { container_id: "c".repeat(128), ifname: "eth0".into() };
     let request = Request::new(Call::Gc(Gc { keep: vec![kept; 6000] }));
-    let error = call(&path, &request, Limits { dial: LONG, answer: LONG }).unwrap_err();
+    let error = call(&path, &request, Limits { dial: LONG, restart: LONG, answer: LONG }).unwrap_err();
     assert!(matches!(&error, RpcError::Refused(failure) if failure.msg == "too much"), "{error}");
     refusing.join().unwrap();
 }
