@@ -34,7 +34,8 @@ pub(crate) fn attach_request(wire: Add) -> Result<AttachRequest, Failure> {
         Some(pod) => pod_identity(pod).map_err(|error| bad_name(&error))?,
         None => (None, None),
     };
-    Ok(AttachRequest { netns: netns(&wire.netns)?, pod, uid, annotations: wire.annotations, mtu: wire.mtu })
+    let Add { netns: path, annotations, mtu, loopback_runs, .. } = wire;
+    Ok(AttachRequest { netns: netns(&path)?, pod, uid, annotations, mtu, loopback_runs })
 }
 
 fn pod_identity(pod: &Pod) -> Result<(Option<PodKey>, Option<PodUid>), IdError> {

@@ -60,8 +60,17 @@ impl Command {
 pub(crate) struct Target {
     pub(crate) attachment: Attachment,
     pub(crate) netns: String,
-    /// The pod, where `CNI_ARGS` names one.
+    /// What `CNI_ARGS` says.
+    pub(crate) args: PodArgs,
+}
+
+/// What `CNI_ARGS` says of the pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PodArgs {
+    /// The pod, where one is named.
     pub(crate) pod: Option<Pod>,
+    /// Given by the runtimes of Kubernetes (CRI): they run the `loopback` plugin at the same time.
+    pub(crate) loopback_runs: bool,
 }
 
 impl Target {
@@ -69,12 +78,12 @@ impl Target {
         let mut problems = Vec::new();
         let attachment = attachment(env, &mut problems);
         let netns = required(env, "CNI_NETNS", check_netns, &mut problems);
-        let pod = pod(env).unwrap_or_else(|problem| {
+        let args = pod_args(env).unwrap_or_else(|problem| {
             problems.push(problem);
-            None
+            PodArgs::default()
         });
         match (attachment, netns) {
-            (Some(attachment), Some(netns)) if problems.is_empty() => Ok(Self { attachment, netns, pod }),
+            (Some(attachment), Some(netns)) if problems.is_empty() => Ok(Self { attachment, netns, args }),
             _ => Err(ArgsError(problems)),
         }
     }
@@ -196,10 +205,10 @@ fn check_netns(value: &str) -> Result<(), &'static str> {
 /// The pod `CNI_ARGS` names, `K=V` pairs joined by `;`. Keys flock does not know are passed over, with
 /// `IgnoreUnknown` and without. A pod has a namespace and a name: podman gives `K8S_POD_NAME` alone to a
 /// container that is no pod, so half a name is none.
-fn pod(env: Env<'_>) -> Result<Option<Pod>, Problem> {
+fn pod_args(env: Env<'_>) -> Result<PodArgs, Problem> {
     let variable = "CNI_ARGS";
-    let Some(text) = read(env, variable)? else { return Ok(None) };
-    let (mut namespace, mut name, mut uid) = (None, None, None);
+    let Some(text) = read(env, variable)? else { return Ok(PodArgs::default()) };
+    let (mut namespace, mut name, mut uid, mut infra_container) = (None, None, None, None);
     for pair in text.split(';').filter(|pair| !pair.is_empty()) {
         let Some((key, value)) = pair.split_once('=') else {
             return Err(Problem::new(variable, pair, "is not written as KEY=VALUE;KEY=VALUE"));
@@ -208,11 +217,13 @@ fn pod(env: Env<'_>) -> Result<Option<Pod>, Problem> {
             "K8S_POD_NAMESPACE" => &mut namespace,
             "K8S_POD_NAME" => &mut name,
             "K8S_POD_UID" => &mut uid,
+            "K8S_POD_INFRA_CONTAINER_ID" => &mut infra_container,
             _ => continue,
         };
         *slot = Some(value.to_owned()).filter(|value| !value.is_empty());
     }
-    Ok(namespace.zip(name).map(|(namespace, name)| Pod { namespace, name, uid }))
+    let pod = namespace.zip(name).map(|(namespace, name)| Pod { namespace, name, uid });
+    Ok(PodArgs { pod, loopback_runs: infra_container.is_some() })
 }
 
 #[cfg(test)]
@@ -238,7 +249,7 @@ mod tests {
         let target = || Target {
             attachment: Attachment { container_id: "c0ffee".into(), ifname: "eth0".into() },
             netns: "/run/netns/pod".into(),
-            pod: None,
+            args: PodArgs::default(),
         };
         let read =
             |command: &[u8]| Command::from_env(&env_of(&[("CNI_COMMAND", command), ID, IFNAME, NETNS]));
@@ -322,7 +333,9 @@ mod tests {
         ];
         for (text, expect) in cases {
             let pairs = [ID, IFNAME, NETNS, ("CNI_ARGS", text.as_bytes())];
-            assert_eq!(Target::from_env(&env_of(&pairs)).unwrap().pod, expect, "{text}");
+            let args = Target::from_env(&env_of(&pairs)).unwrap().args;
+            assert_eq!(args.pod, expect, "{text}");
+            assert_eq!(args.loopback_runs, text.contains("INFRA"), "{text}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::args::{Command, Env, Target, Verb};
+use crate::args::{Command, Env, PodArgs, Target, Verb};
 use crate::error::{CniError, code};
 use crate::netconf::{AddConf, NetConf};
 use crate::result::AddResult;
@@ -96,10 +96,11 @@ fn perform(verb: Verb, conf: &NetConf, agent: Agent<'_>) -> Result<String, CniEr
     let socket = conf.socket()?;
     let ask = |call, limits| agent(&socket, &Request::new(call), limits).map_err(CniError::from);
     match verb {
-        Verb::Add(Target { attachment, netns, pod }) => {
+        Verb::Add(Target { attachment, netns, args: PodArgs { pod, loopback_runs } }) => {
             let AddConf { mtu, dns, annotations } = conf.add()?;
-            let call = Add { attachment: attachment.clone(), netns: netns.clone(), pod, annotations, mtu };
-            match ask(Call::Add(call), Limits::DEFAULT)? {
+            let (attached, inside) = (attachment.clone(), netns.clone());
+            let add = Add { attachment: attached, netns: inside, pod, annotations, mtu, loopback_runs };
+            match ask(Call::Add(add), Limits::DEFAULT)? {
                 Reply::Added(added) => {
                     document(&AddResult::new(conf.version(), &added, &attachment.ifname, &netns, dns)?)
                 }

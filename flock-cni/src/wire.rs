@@ -83,6 +83,9 @@ pub struct Add {
     /// `mtu` of the network configuration, bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// The runtime runs the `loopback` plugin at the same time, which fails where `lo` has other addresses than its own.
+    #[serde(default)]
+    pub loopback_runs: bool,
 }
 
 /// Identity of a pod as in `CNI_ARGS`.

@@ -136,6 +136,7 @@ fn pod(number: u16, shared: u16) -> (PodLink, File) {
         netns: NetnsPath::parse(&format!("/proc/self/fd/{}", netns.as_raw_fd())).unwrap(),
         mtu: 1500,
         extra: Vec::new(),
+        loopback_runs: false,
         anycast: (shared > 0)
             .then(|| format!("2001:db8:a::{:x}", number % shared).parse().unwrap())
             .into_iter()

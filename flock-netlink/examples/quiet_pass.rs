@@ -115,6 +115,7 @@ async fn add(node: &Node, source: &FakePodSource, number: u32, shared: u32) -> F
         uid: None,
         annotations: None,
         mtu: None,
+        loopback_runs: false,
     };
     let clock = || Timestamp::from_millis(1);
     node.attach(&guard, &request, &clock, u64::from(number), &|| false).await.unwrap();

@@ -31,6 +31,12 @@ const ATTEMPTS: usize = 4;
 const SETTLE: Duration = Duration::from_millis(1500);
 const SETTLE_POLL: Duration = Duration::from_micros(20);
 
+/// How long a runtime may take to start the `loopback` plugin, and how long that may take from `lo` being up to having
+/// looked at its addresses. It takes well under a millisecond for the latter, unless it does not get to run.
+const LOOPBACK_STARTS: Duration = Duration::from_millis(500);
+const LOOPBACK_LOOKS: Duration = Duration::from_millis(50);
+const LOOPBACK_POLL: Duration = Duration::from_millis(1);
+
 /// What an attach came to.
 pub(crate) struct Attached {
     pub(crate) state: LinkState,
@@ -101,12 +107,34 @@ fn configure(
     let mut pod = Conn::open()?;
     let inner = link.identity.attachment.ifname().as_str();
     let pod_ifindex = if_nametoindex(inner).map_err(refused("find the new pod interface"))?;
-    run_enabling_ipv6(&mut pod, || pod_batch(link, pod_ifindex), &["all", "default", "lo", inner])?;
+    let interfaces = ["all", "default", "lo", inner];
+    if link.loopback_runs && !link.anycast.is_empty() {
+        run_enabling_ipv6(&mut pod, || pod_batch(link, pod_ifindex), &interfaces)?;
+        await_loopback(&mut pod)?;
+        run_enabling_ipv6(&mut pod, || loopback_batch(link), &interfaces)?;
+    } else {
+        let both = || loopback_batch(link).into_iter().chain(pod_batch(link, pod_ifindex)).collect();
+        run_enabling_ipv6(&mut pod, both, &interfaces)?;
+    }
     await_carrier(host, ifindex)?;
     for address in link.addresses().chain(link.anycast.iter().copied()).filter(IpAddr::is_ipv6) {
         await_address(&mut pod, address)?;
     }
     Ok(expected(link, ifindex))
+}
+
+/// Waits until the `loopback` plugin is done: it brings `lo` up, and fails if that has addresses of others then.
+/// Where nobody does, the attachment goes on alone.
+fn await_loopback(pod: &mut Conn) -> Result<(), NetlinkError> {
+    let deadline = Instant::now() + LOOPBACK_STARTS;
+    while !find_index(pod, LOOPBACK)?.is_some_and(|lo| lo.up) {
+        if Instant::now() > deadline {
+            return Ok(());
+        }
+        std::thread::sleep(LOOPBACK_POLL);
+    }
+    std::thread::sleep(LOOPBACK_LOOKS);
+    Ok(())
 }
 
 /// The host's end went up when the pod's was still down. That it carries packets now the kernel notices in
@@ -172,19 +200,20 @@ fn note_anycast(host: &mut Conn, link: &PodLink, ifname: &IfName, ifindex: u32) 
     host.run_all(vec![request::add_names(ifindex, names)])
 }
 
-fn pod_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
-    let (host_mac, _) = spec::macs(&link.identity.attachment);
-    let mut batch = vec![
-        request::up("bring up lo in the pod", LOOPBACK),
-        request::pod_settings(ifindex),
-        request::up("bring up the pod interface", ifindex),
-    ];
-    for address in link.addresses() {
-        batch.push(request::add_address("add an address to the pod", ifindex, host_prefix(address)));
-    }
+fn loopback_batch(link: &PodLink) -> Vec<Request> {
+    let mut batch = vec![request::up("bring up lo in the pod", LOOPBACK)];
     for address in &link.anycast {
         let (step, net) = ("add an anycast address to the pod", host_prefix(*address));
         batch.push(request::add_address(step, LOOPBACK, net));
+    }
+    batch
+}
+
+fn pod_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
+    let (host_mac, _) = spec::macs(&link.identity.attachment);
+    let mut batch = vec![request::pod_settings(ifindex), request::up("bring up the pod interface", ifindex)];
+    for address in link.addresses() {
+        batch.push(request::add_address("add an address to the pod", ifindex, host_prefix(address)));
     }
     for address in link.identity.addresses.iter() {
         let gateway = spec::gateway_of(address);

@@ -270,7 +270,7 @@ pub(crate) fn attachment(container: &str) -> Attachment {
 /// An ADD without a pod's name.
 pub(crate) fn plain_add(container: &str, netns: &str) -> Add {
     let attachment = attachment(container);
-    Add { attachment, netns: netns.to_owned(), pod: None, annotations: None, mtu: None }
+    Add { attachment, netns: netns.to_owned(), pod: None, annotations: None, mtu: None, loopback_runs: false }
 }
 
 pub(crate) fn addresses(added: &Added) -> Vec<IpAddr> {

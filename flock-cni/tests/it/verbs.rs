@@ -27,7 +27,10 @@ fn add_tells_the_agent_everything_and_prints_the_result() {
         stdin["capabilities"] = json!({ "io.kubernetes.cri.pod-annotations": true });
         stdin["runtimeConfig"] = json!({ "io.kubernetes.cri.pod-annotations": { "example.org/a": "b" } });
         let run = verb("ADD", version, agent.socket())
-            .env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0;K8S_POD_UID=1-2")
+            .env(
+                "CNI_ARGS",
+                "K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0;K8S_POD_UID=1-2;K8S_POD_INFRA_CONTAINER_ID=c0",
+            )
             .stdin(stdin.to_string());
         let result = run.go().document();
         check_result(version, &result).unwrap();
@@ -40,6 +43,7 @@ fn add_tells_the_agent_everything_and_prints_the_result() {
             pod: Some(pod),
             annotations: Some(BTreeMap::from([("example.org/a".into(), "b".into())])),
             mtu: Some(1400),
+            loopback_runs: true,
         };
         assert_eq!(agent.requests(), [Request::new(Call::Add(add))]);
     }
@@ -57,6 +61,7 @@ fn add_works_for_a_container_that_is_no_pod() {
         pod: None,
         annotations: None,
         mtu: None,
+        loopback_runs: false,
     };
     assert_eq!(agent.requests(), [Request::new(Call::Add(add))]);
 }

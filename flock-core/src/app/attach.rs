@@ -27,6 +27,8 @@ pub struct AttachRequest {
     pub annotations: Option<BTreeMap<String, String>>,
     /// MTU from the network configuration in bytes; wins over the agent's setting and the uplink's.
     pub mtu: Option<u32>,
+    /// The runtime runs the `loopback` plugin at the same time.
+    pub loopback_runs: bool,
 }
 
 /// What an ADD made.
@@ -159,6 +161,7 @@ impl Node {
             mtu,
             extra: allocation.extra.clone(),
             anycast: allocation.anycast.clone(),
+            loopback_runs: request.loopback_runs,
             announced: allocation.held().filter(is_announced).collect(),
         })
     }

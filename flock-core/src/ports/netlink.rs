@@ -138,6 +138,8 @@ pub struct PodLink {
     /// Addresses on the pod's `lo`, shared with other pods. Their routes are for
     /// [`sync_routes`](Netlink::sync_routes) to write.
     pub anycast: Vec<IpAddr>,
+    /// The `loopback` plugin runs at the same time: `lo` has to have no other addresses than its own until it is done.
+    pub loopback_runs: bool,
     /// Addresses whose host route is announced; that of any other is quiet.
     pub announced: BTreeSet<IpAddr>,
 }

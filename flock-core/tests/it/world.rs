@@ -50,6 +50,7 @@ pub(crate) fn request(pod: Option<&str>) -> AttachRequest {
         uid: None,
         annotations: None,
         mtu: None,
+        loopback_runs: false,
     }
 }
 

@@ -6,6 +6,7 @@ mod contract;
 mod flows;
 mod groups;
 mod leftovers;
+mod loopback;
 mod monitor;
 mod node;
 mod packets;

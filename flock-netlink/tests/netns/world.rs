@@ -178,6 +178,7 @@ impl World {
             mtu: 1500,
             extra: Vec::new(),
             anycast: Vec::new(),
+            loopback_runs: false,
             announced: addresses.iter().collect(),
         }
     }

@@ -111,6 +111,7 @@ fn pod(world: &dyn NetlinkWorld, container: &str, v6: Option<&str>, v4: Option<&
         mtu: 1500,
         extra: Vec::new(),
         anycast: Vec::new(),
+        loopback_runs: false,
         announced: BTreeSet::new(),
     }
 }

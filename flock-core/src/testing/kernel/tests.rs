@@ -81,6 +81,7 @@ fn link() -> PodLink {
         mtu: 1500,
         extra: Vec::new(),
         anycast: vec!["198.51.100.9".parse().unwrap()],
+        loopback_runs: false,
         announced: ["2001:db8::1".parse().unwrap()].into(),
     }
 }
