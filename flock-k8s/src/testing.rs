@@ -8,6 +8,7 @@ mod answer;
 mod http;
 mod store;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -61,7 +62,10 @@ struct State {
     /// Answers for the next requests of this method whose path contains this.
     planned: Vec<(&'static str, &'static str, u16)>,
     selective: bool,
-    watching: usize,
+    /// The watches that are open, and the version each has been told of.
+    told: BTreeMap<u64, u64>,
+    /// Counts watches.
+    watch: u64,
 }
 
 impl Shared {
@@ -89,7 +93,8 @@ impl FakeApiServer {
             bookmarks: 0,
             planned: Vec::new(),
             selective: true,
-            watching: 0,
+            told: BTreeMap::new(),
+            watch: 0,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -140,7 +145,7 @@ impl FakeApiServer {
 
     /// Everything of a kind.
     pub fn all(&self, plural: &str) -> Vec<Value> {
-        self.shared.state().store.all(plural)
+        self.shared.state().store.all(plural).iter().map(|object| Value::clone(object)).collect()
     }
 
     /// From now on; connections that are open are cut, unless it falls silent.
@@ -187,7 +192,13 @@ impl FakeApiServer {
 
     /// The watches that are open.
     pub fn watching(&self) -> usize {
-        self.shared.state().watching
+        self.shared.state().told.len()
+    }
+
+    /// Whether every open watch has been sent every change.
+    pub fn has_told_all(&self) -> bool {
+        let state = self.shared.state();
+        state.told.values().all(|told| *told == state.store.version)
     }
 
     /// Waits for a condition; the deadline only keeps a broken test from hanging.

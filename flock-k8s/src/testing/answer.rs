@@ -1,6 +1,7 @@
 //! What is answered to which request.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -93,6 +94,7 @@ fn list(state: &mut State, plural: &str, request: &Request) -> (u16, Value) {
         metadata["continue"] = json!(token);
         state.store.pages.insert(token, (version, rest));
     }
+    let items: Vec<&Value> = items.iter().map(Arc::as_ref).collect();
     (200, json!({ "apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items }))
 }
 
@@ -154,7 +156,9 @@ pub(super) fn watch(
     let mut state = shared.state();
     let selector = query("fieldSelector").filter(|_| state.selective);
     let mut bookmarks = state.bookmarks;
-    state.watching += 1;
+    state.watch += 1;
+    let watch = state.watch;
+    state.told.insert(watch, seen);
     let outcome = loop {
         if is_over() || connection.is_closed() {
             break Err(io::ErrorKind::ConnectionAborted.into());
@@ -170,14 +174,15 @@ pub(super) fn watch(
         let news = state.store.changes.iter().filter(|change| change.version > seen);
         let mut parts = Vec::new();
         for change in news.filter(|change| change.plural == target.plural) {
-            let is = |object: &Option<Value>| object.as_ref().is_some_and(|it| selected(it, selector));
+            let is = |object: &Option<Arc<Value>>| object.as_ref().is_some_and(|it| selected(it, selector));
             let kind = match (is(&change.before), is(&change.after)) {
                 (false, false) => continue,
                 (false, true) => "ADDED",
                 (true, true) => "MODIFIED",
                 (true, false) => "DELETED",
             };
-            let mut object = change.after.clone().or_else(|| change.before.clone()).unwrap();
+            let last = change.after.as_ref().or(change.before.as_ref()).unwrap();
+            let mut object = Value::clone(last);
             object["metadata"]["resourceVersion"] = json!(change.version.to_string());
             parts.push(json!({ "type": kind, "object": object }));
         }
@@ -191,12 +196,13 @@ pub(super) fn watch(
         if let Err(error) = parts.iter().try_for_each(|part| connection.part(part)) {
             break Err(error);
         }
+        state.told.insert(watch, seen);
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break connection.end();
         }
         state = shared.wait(state, left.min(Duration::from_millis(50)));
     };
-    state.watching -= 1;
+    state.told.remove(&watch);
     outcome
 }

@@ -1,16 +1,20 @@
 //! The objects, and what happened to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
+
+/// Changes that are remembered: a watch that is further behind is told that its version is gone.
+const HISTORY: usize = 2_000;
 
 /// What happened to an object: the state before and after it.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) version: u64,
     pub(super) plural: String,
-    pub(super) before: Option<Value>,
-    pub(super) after: Option<Value>,
+    pub(super) before: Option<Arc<Value>>,
+    pub(super) after: Option<Arc<Value>>,
 }
 
 type Key = (String, String, String);
@@ -20,10 +24,10 @@ pub(super) struct Store {
     pub(super) version: u64,
     /// Changes up to this version are forgotten.
     pub(super) compacted: u64,
-    objects: BTreeMap<Key, Value>,
-    pub(super) changes: Vec<Change>,
+    objects: BTreeMap<Key, Arc<Value>>,
+    pub(super) changes: VecDeque<Change>,
     /// Rest of a list that is read in pages.
-    pub(super) pages: BTreeMap<String, (u64, Vec<Value>)>,
+    pub(super) pages: BTreeMap<String, (u64, Vec<Arc<Value>>)>,
 }
 
 impl Store {
@@ -40,28 +44,35 @@ impl Store {
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
         let key = (plural.to_owned(), text("namespace"), text("name"));
-        let before = self.objects.insert(key, object.clone());
-        let plural = plural.to_owned();
-        self.changes.push(Change { version: self.version, plural, before, after: Some(object) });
+        let object = Arc::new(object);
+        let before = self.objects.insert(key, Arc::clone(&object));
+        self.remember(plural, before, Some(object));
     }
 
     pub(super) fn delete(&mut self, plural: &str, namespace: Option<&str>, name: &str) {
-        let Some(mut before) = self.objects.remove(&key(plural, namespace, name)) else { return };
+        let Some(before) = self.objects.remove(&key(plural, namespace, name)) else { return };
         self.version += 1;
-        before["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        let plural = plural.to_owned();
-        self.changes.push(Change { version: self.version, plural, before: Some(before), after: None });
+        self.remember(plural, Some(before), None);
+    }
+
+    fn remember(&mut self, plural: &str, before: Option<Arc<Value>>, after: Option<Arc<Value>>) {
+        self.changes.push_back(Change { version: self.version, plural: plural.to_owned(), before, after });
+        if self.changes.len() > HISTORY
+            && let Some(forgotten) = self.changes.pop_front()
+        {
+            self.compacted = forgotten.version;
+        }
     }
 
     pub(super) fn get(&self, plural: &str, namespace: Option<&str>, name: &str) -> Option<Value> {
-        self.objects.get(&key(plural, namespace, name)).cloned()
+        self.objects.get(&key(plural, namespace, name)).map(|object| Value::clone(object))
     }
 
-    pub(super) fn all(&self, plural: &str) -> Vec<Value> {
+    pub(super) fn all(&self, plural: &str) -> Vec<Arc<Value>> {
         self.objects
             .iter()
             .filter(|((kind, ..), _)| kind == plural)
-            .map(|(_, object)| object.clone())
+            .map(|(_, object)| Arc::clone(object))
             .collect()
     }
 
