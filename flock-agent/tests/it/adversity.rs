@@ -1,18 +1,16 @@
 //! What surrounds the agent goes wrong: disk, manifests, namespaces, a second agent, a reboot.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use flock_cni::error::code;
-use flock_cni::wire::{Add, Call};
 use nix::sys::signal::Signal;
 
-use crate::harness::{NODE_CONFIG, Netns, TestNode, addresses, eventually, netns_available, plain_add};
+use crate::cluster::install;
+use crate::harness::{TestNode, addresses, eventually, plain_add};
+use crate::netns::{Netns, netns_available};
+use crate::object::{node_config, node_config_of};
 
 /// The state cannot be written: no ADD succeeds or leaves anything, a pod is out of service after its DEL
 /// whatever that answers, and once it can be written all is as if nothing had been.
@@ -62,7 +60,7 @@ fn while_the_disk_is_full_nothing_is_attached() {
         return;
     }
     let node = TestNode::new();
-    node.manifest("node.yaml", NODE_CONFIG);
+    node.put(&node_config());
     let state = node.state_file().parent().unwrap().to_owned();
     fs::create_dir(&state).unwrap();
     let mounts = Command::new("unshare").args(["--mount", "true"]).status();
@@ -98,135 +96,21 @@ fn while_the_disk_is_full_nothing_is_attached() {
     node.assert_empty();
 }
 
-fn node_config(cidr6: &str, cidr4: &str) -> String {
-    NODE_CONFIG.replace("2001:db8:f001::/64", cidr6).replace("198.51.100.0/24", cidr4)
-}
-
-/// Destinations of the routes of a protocol number.
-fn routes(node: &TestNode, protocol: &str) -> Vec<String> {
-    let show = |family| node.netns.output("ip", &[family, "route", "show", "proto", protocol]);
-    let text = show("-6") + &show("-4");
-    let mut routes: Vec<String> = text
-        .lines()
-        .filter_map(|line| Some(line.trim_start_matches("unreachable ").split(' ').next()?.to_owned()))
-        .collect();
-    routes.sort();
-    routes
-}
-
-fn assert_routes(node: &TestNode, protocol: &str, wanted: &[&str]) {
-    let mut wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-    wanted.sort();
-    let holds = || routes(node, protocol) == wanted;
-    let otherwise = || format!("{:?} instead of {wanted:?}\n{}", routes(node, protocol), node.log());
-    eventually("the routes are as wanted", holds, otherwise);
-}
-
-fn condition(node: &TestNode, kind: &str) -> serde_json::Value {
-    let report = node.report();
-    let conditions = report["conditions"].as_array().unwrap();
-    conditions.iter().find(|it| it["kind"] == kind || it["type"] == kind).unwrap().clone()
-}
-
 #[test]
-fn pools_change_under_load_and_pods_keep_their_addresses() {
+fn a_file_that_cannot_be_read_is_reported_and_its_objects_stay() {
     if !netns_available() {
         return;
     }
-    let node = TestNode::serving();
-    let (old, new) = (Netns::new(), Netns::new());
-    let added = node.add("old", &old).unwrap();
-    let held: Vec<String> = addresses(&added).iter().map(ToString::to_string).collect();
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        for worker in 0..3 {
-            let (node, done) = (&node, &done);
-            scope.spawn(move || {
-                for n in 0.. {
-                    let pod = Netns::new();
-                    node.add(&format!("w{worker}-{n}"), &pod).unwrap();
-                    node.del(&format!("w{worker}-{n}")).unwrap();
-                    if done.load(Ordering::Relaxed) {
-                        break;
-                    }
-                }
-            });
-        }
-        for _ in 0..3 {
-            node.manifest("node.yaml", &node_config("2001:db8:f002::/64", "203.0.113.0/24"));
-            let is_announced = |route: &str| routes(&node, "117").iter().any(|it| it == route);
-            eventually(
-                "the old addresses are announced on their own",
-                || held.iter().all(|it| is_announced(it)),
-                || node.log(),
-            );
-            node.manifest("node.yaml", NODE_CONFIG);
-            eventually(
-                "the aggregate covers them again",
-                || !held.iter().any(|it| is_announced(it)),
-                || node.log(),
-            );
-        }
-        node.manifest("node.yaml", &node_config("2001:db8:f002::/64", "203.0.113.0/24"));
-        eventually(
-            "new pools",
-            || routes(&node, "117").contains(&"203.0.113.0/24".to_owned()),
-            || node.log(),
-        );
-        done.store(true, Ordering::Relaxed);
-    });
-    assert_routes(&node, "117", &["2001:db8:f002::/64", "203.0.113.0/24", &held[0], &held[1]]);
-    assert_routes(&node, "118", &[]);
-    node.assert_reached(addresses(&added));
-    assert_eq!(node.add("old", &old).unwrap(), added, "the same ADD after the change");
-    let fresh = addresses(&node.add("new", &new).unwrap());
-    assert!(
-        fresh.iter().all(|it| match it {
-            IpAddr::V6(it) => it.segments()[..3] == [0x2001, 0xdb8, 0xf002],
-            IpAddr::V4(it) => it.octets()[..3] == [203, 0, 113],
-        }),
-        "{fresh:?}"
-    );
-    node.del("old").unwrap();
-    node.del("new").unwrap();
-    node.assert_empty();
-    assert_routes(&node, "117", &["2001:db8:f002::/64", "203.0.113.0/24"]);
-}
-
-#[test]
-fn the_last_good_node_config_stays_in_force() {
-    if !netns_available() {
-        return;
-    }
-    let node = TestNode::serving();
-    let bad = [
-        (node_config("2001:db8:f001::1/64", "198.51.100.0/24"), "2001:db8:f001::/64"),
-        (node_config("2001:db8:f001::/64", "198.51.100.0/31"), "198.51.100.0/31"),
-        (NODE_CONFIG.replace("64500", "0"), "asn"),
-    ];
-    for (n, (text, reason)) in bad.iter().enumerate() {
-        node.manifest("node.yaml", text);
-        let refused = || condition(&node, "ConfigAccepted");
-        eventually(
-            "the config is refused",
-            || refused()["message"].to_string().contains(reason),
-            || refused().to_string(),
-        );
-        assert_eq!(refused()["reason"], "Refused");
-        node.call(Call::Status).unwrap();
-        node.add(&format!("c{n}"), &Netns::new()).unwrap();
-    }
-    node.manifest("node.yaml", "kind: [NodeConfig\n");
+    let node = TestNode::new();
+    let file = node.cluster.directory().join("node.yaml");
+    install(&file, &node_config().to_string());
+    node.start();
+    node.wait_ready();
+    install(&file, "kind: [NodeConfig\n");
     let problems = || node.report()["problems"].to_string();
     eventually("the file is reported", || problems().contains("node.yaml"), problems);
-    node.add("broken", &Netns::new()).unwrap();
-    fs::remove_file(node.dir.path().join("manifests/node.yaml")).unwrap();
-    let message = || condition(&node, "ConfigAccepted").to_string();
-    eventually("it is said to be gone", || message().contains("the NodeConfig was deleted"), message);
-    node.add("gone", &Netns::new()).unwrap();
-    assert_routes(&node, "117", &["2001:db8:f001::/64", "198.51.100.0/24"]);
-    node.manifest("node.yaml", NODE_CONFIG);
-    eventually("all is well", || condition(&node, "ConfigAccepted")["status"] == true, message);
+    node.add("c1", &Netns::new()).unwrap();
+    assert_eq!(node.condition("ConfigAccepted")["status"], true);
 }
 
 #[test]
@@ -235,14 +119,14 @@ fn a_manifest_directory_that_is_made_anew_is_followed() {
         return;
     }
     let node = TestNode::serving();
-    let manifests = node.dir.path().join("manifests");
-    fs::remove_dir_all(&manifests).unwrap();
+    let manifests = node.cluster.directory();
+    fs::remove_dir_all(manifests).unwrap();
     let problems = || node.report()["problems"].to_string();
     eventually("it is said to be gone", || problems().contains("cannot read directory"), problems);
     node.add("c1", &Netns::new()).unwrap();
-    fs::create_dir(&manifests).unwrap();
-    node.manifest("node.yaml", &node_config("2001:db8:f002::/64", "203.0.113.0/24"));
-    eventually("new pools", || routes(&node, "117").contains(&"203.0.113.0/24".to_owned()), || node.log());
+    fs::create_dir(manifests).unwrap();
+    node.put(&node_config_of("n1", "2001:db8:f002::/64", "203.0.113.0/24"));
+    node.wait_routes("117", &["2001:db8:f002::/64", "203.0.113.0/24"]);
     assert_eq!(problems(), "[]");
 }
 
@@ -252,8 +136,10 @@ fn an_exhausted_pool_says_so_and_serves_again_as_soon_as_a_pod_goes() {
         return;
     }
     let node = TestNode::new();
-    let config = NODE_CONFIG.replace("198.51.100.0/24", "198.51.100.0/30").replace("  cidr6", "  #cidr6");
-    node.manifest("node.yaml", &config);
+    let mut config = node_config();
+    config["spec"]["cidr6"] = serde_json::json!([]);
+    config["spec"]["cidr4"] = serde_json::json!(["198.51.100.0/30"]);
+    node.put(&config);
     node.start();
     node.wait_ready();
     let (first, second) = (Netns::new(), Netns::new());
@@ -289,7 +175,7 @@ fn a_pod_that_goes_while_the_agent_is_dead_is_deleted_afterwards() {
     node.start();
     node.wait_ready();
     assert_eq!(node.report()["allocations"].as_array().unwrap().len(), 1, "until the runtime says DEL");
-    assert_routes(&node, "118", &[]);
+    node.wait_routes("118", &[]);
     node.del("c1").unwrap();
     node.assert_empty();
 }
@@ -350,44 +236,6 @@ fn allocations_of_another_boot_are_dropped() {
     node.assert_reached(addresses(&added));
     node.del("c2").unwrap();
     node.assert_empty();
-}
-
-#[test]
-fn a_refused_annotation_names_key_value_and_reason() {
-    if !netns_available() {
-        return;
-    }
-    let node = TestNode::serving();
-    let manifest = |ipv6: &str, ipv4: &str| {
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  annotations:\n    \
-             flock.fritzlab.net/ipv6: \"{ipv6}\"\n    flock.fritzlab.net/ipv4: \"{ipv4}\"\n"
-        )
-    };
-    node.manifest("web.yaml", &manifest("maybe", "false"));
-    let pod = Netns::new();
-    let mut answer = Ok(());
-    let refused = || {
-        answer = node.add_pod("c1", &pod, Some("web")).map(drop);
-        node.del("c1").unwrap();
-        answer.is_err()
-    };
-    eventually("the manifest is read", refused, || node.log());
-    let error = answer.unwrap_err();
-    assert_eq!(error.code(), code::POD_REFUSED);
-    for word in ["flock.fritzlab.net/ipv6", "\"maybe\"", "true"] {
-        assert!(error.to_string().contains(word), "{word}: {error}");
-    }
-    node.assert_empty();
-    // The runtime's word counts more than the manifest.
-    let annotations = |ipv6: &str, ipv4: &str| {
-        let pair = |family, value: &str| (format!("flock.fritzlab.net/{family}"), value.to_owned());
-        Some(BTreeMap::from([pair("ipv6", ipv6), pair("ipv4", ipv4)]))
-    };
-    let with = |annotations| node.add_with(Add { annotations, ..plain_add("c1", &pod.path()) });
-    assert_eq!(with(annotations("false", "false")).unwrap_err().code(), code::POD_REFUSED);
-    node.assert_empty();
-    assert!(matches!(addresses(&with(annotations(" TRUE ", "false")).unwrap())[..], [IpAddr::V6(_)]));
 }
 
 #[test]

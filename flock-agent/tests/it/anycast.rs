@@ -7,18 +7,15 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Netns, TestNode, eventually, netns_available};
-use crate::site::{Says, Site, family, ip, manifest};
+use crate::harness::{TestNode, eventually};
+use crate::netns::{Netns, family, netns_available};
+use crate::object::{Says, pod};
+use crate::site::Site;
 
 const BOTH: [&str; 2] = ["2001:db8:a::1", "203.0.113.1"];
 
 /// Both of them, as an annotation.
 const ANYCAST: &str = "2001:db8:a::1, 203.0.113.1";
-
-/// The node's route to an address, whoever may hear of it.
-fn at_node(node: &TestNode, address: &str) -> String {
-    node.netns.output("ip", &[family(address), "route", "show", address])
-}
 
 #[test]
 fn the_last_eligible_pod_takes_its_address_with_it_and_drains_until_its_del() {
@@ -29,14 +26,14 @@ fn the_last_eligible_pod_takes_its_address_with_it_and_drains_until_its_del() {
         site.say(&pod, leaves);
         for address in BOTH {
             site.wait_withdrawn(&[address]);
-            assert!(at_node(&site.node, address).contains("proto 118"), "{leaves:?}: {address} drains");
+            assert!(site.node.route_to(address).contains("proto 118"), "{leaves:?}: {address} drains");
         }
         if comes_back {
             site.say(&pod, Says::Ready);
         }
     }
     site.del(&pod);
-    assert_eq!(BOTH.map(|address| at_node(&site.node, address)), ["", ""]);
+    assert_eq!(BOTH.map(|address| site.node.route_to(address)), ["", ""]);
 }
 
 #[test]
@@ -47,10 +44,10 @@ fn a_pod_whose_object_is_deleted_is_withdrawn_and_drains_until_its_del() {
     site.forget(&pod);
     for address in BOTH {
         site.wait_withdrawn(&[address]);
-        assert!(at_node(&site.node, address).contains("proto 118"), "{address} drains");
+        assert!(site.node.route_to(address).contains("proto 118"), "{address} drains");
     }
     site.del(&pod);
-    assert_eq!(BOTH.map(|address| at_node(&site.node, address)), ["", ""]);
+    assert_eq!(BOTH.map(|address| site.node.route_to(address)), ["", ""]);
 }
 
 #[test]
@@ -149,7 +146,7 @@ fn readiness_that_flaps_ends_as_it_should_leaks_nothing_and_moves_no_other_prefi
 /// Waits until that many pods get packets of these addresses.
 fn wait_for_members(node: &TestNode, addresses: &[&str], count: usize) {
     let members = |address: &str| {
-        let route = at_node(node, address);
+        let route = node.route_to(address);
         let words: Vec<&str> = route.split_whitespace().collect();
         let gateways = words.windows(2).filter(|pair| pair[0] == "via").map(|pair| pair[1]);
         gateways.collect::<BTreeSet<_>>().len()
@@ -196,8 +193,9 @@ fn nexthops(node: &TestNode) -> BTreeMap<String, String> {
 /// A pod on a node without BIRD.
 fn add(node: &TestNode, name: &str, anycast: &str) -> Netns {
     let netns = Netns::new();
-    node.manifest(&format!("{name}.yaml"), &manifest(name, anycast, Says::Ready));
-    node.add_pod(name, &netns, Some(name)).unwrap();
+    let object = pod(name, &[("anycast", anycast)]);
+    node.put(&object);
+    node.add_pod(&object, &netns).unwrap();
     netns
 }
 
@@ -212,8 +210,8 @@ fn the_kernel_has_what_is_wanted_again_whatever_somebody_did_to_it() {
     wait_for_members(&node, &BOTH, 3);
     let wanted = kernel();
     // Somebody else's, in the way of numbers as well.
-    ip(&node.netns, "nexthop add id 7 blackhole proto 4");
-    ip(&node.netns, "nexthop add id 8 via 192.0.2.99 dev lo onlink proto 4");
+    node.netns.ip("nexthop add id 7 blackhole proto 4");
+    node.netns.ip("nexthop add id 8 via 192.0.2.99 dev lo onlink proto 4");
     let foreign = || {
         let shown = node.netns.output("ip", &["nexthop"]);
         shown.lines().filter(|line| line.starts_with("id 7 ") || line.starts_with("id 8 ")).count()
@@ -221,7 +219,7 @@ fn the_kernel_has_what_is_wanted_again_whatever_somebody_did_to_it() {
 
     let delete_routes = || {
         for address in BOTH {
-            ip(&node.netns, &format!("{} route del {address}", family(address)));
+            node.netns.ip(&format!("{} route del {address}", family(address)));
         }
     };
     let delete_nexthops = || {
@@ -233,8 +231,8 @@ fn the_kernel_has_what_is_wanted_again_whatever_somebody_did_to_it() {
     let bounce_links = || {
         let links = node.netns.output("ip", &["-br", "link", "show", "type", "veth"]);
         for link in links.lines().filter_map(|line| line.split(['@', ' ']).next()) {
-            ip(&node.netns, &format!("link set {link} down"));
-            ip(&node.netns, &format!("link set {link} up"));
+            node.netns.ip(&format!("link set {link} down"));
+            node.netns.ip(&format!("link set {link} up"));
         }
     };
     let nothing = || ();

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::harness::Netns;
+use crate::netns::Netns;
 
 /// A directory and a namespace in which BIRD is started, again and again.
 struct Stage {

@@ -13,7 +13,8 @@ use flock_cni::error::code;
 use flock_cni::wire::{Call, Request};
 use nix::sys::signal::Signal;
 
-use crate::harness::{Netns, TestNode, addresses, attachment, eventually, netns_available, plain_add};
+use crate::harness::{TestNode, addresses, attachment, eventually, plain_add};
+use crate::netns::{Netns, netns_available};
 
 /// Vigna's `SplitMix64`: numbers that depend on the seed alone.
 struct Dice(u64);

@@ -1,9 +1,8 @@
-//! A real agent in a network namespace of its own, and pods to attach. Namespaces are held by open
-//! files only, so that nothing is left when a test ends, however it ends.
+//! A real agent in a network namespace of its own, and pods to attach.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,84 +12,69 @@ use std::time::{Duration, Instant};
 use flock_cni::rpc::{self, Limits, RpcError};
 use flock_cni::wire::{Add, Added, Attachment, Call, Check, Gc, Pod, Reply, Request};
 use flock_k8s::testing::FakeApiServer;
-use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
-/// A network namespace.
-pub(crate) struct Netns(File);
+use crate::cluster::{Cluster, Source};
+use crate::netns::{Netns, Process, family};
+use crate::object::{self, text};
 
-impl Netns {
-    pub(crate) fn new() -> Self {
-        let made = thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            File::open("/proc/thread-self/ns/net").unwrap()
-        });
-        Self(made.join().unwrap())
-    }
-
-    /// A path that stays good as long as this value does.
-    pub(crate) fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-
-    /// Runs `work` inside, on a thread of its own.
-    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
-                work()
-            });
-            worker.join().unwrap()
-        })
-    }
-
-    /// Output of a command inside.
-    pub(crate) fn output(&self, program: &str, args: &[&str]) -> String {
-        let output = self.run(|| Command::new(program).args(args).output().unwrap());
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-}
-
-/// One node: a namespace, a directory, and an agent that can be killed and started again.
+/// One node: a namespace, a directory, a cluster, and an agent that can be killed and started again.
 pub(crate) struct TestNode {
     pub(crate) netns: Netns,
     pub(crate) dir: TempDir,
+    pub(crate) cluster: Cluster,
     /// Exchanged while others talk to it.
     agent: Mutex<Option<Child>>,
 }
 
-/// What most tests configure.
-pub(crate) const NODE_CONFIG: &str = r#"
-apiVersion: flock.fritzlab.net/v1alpha1
-kind: NodeConfig
-metadata: { name: n1 }
-spec:
-  cidr6: ["2001:db8:f001::/64"]
-  cidr4: [198.51.100.0/24]
-  bgp: { asn: 64500 }
-"#;
-
 impl TestNode {
-    /// A node without an agent yet.
-    pub(crate) fn new() -> Self {
+    /// A node without an agent yet, in an empty cluster.
+    pub(crate) fn of(source: Source) -> Self {
         let netns = Netns::new();
-        netns.output("ip", &["link", "set", "lo", "up"]);
+        netns.ip("link set lo up");
         // Nodes have an IPv4 address; without one the node itself has no source towards its pods.
-        netns.output("ip", &["address", "add", "192.0.2.10/32", "dev", "lo"]);
+        netns.ip("address add 192.0.2.10/32 dev lo");
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("manifests")).unwrap();
-        Self { netns, dir, agent: Mutex::default() }
+        let cluster = match source {
+            Source::Manifests => Cluster::of_manifests(dir.path()),
+            Source::ApiServer => {
+                let listener = netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
+                Cluster::of_api_server(dir.path(), FakeApiServer::on(listener))
+            }
+        };
+        Self { netns, dir, cluster, agent: Mutex::default() }
     }
 
-    /// A node with an agent that has a configuration.
+    /// A node without an agent yet and without Kubernetes.
+    pub(crate) fn new() -> Self {
+        Self::of(Source::Manifests)
+    }
+
+    /// A node without Kubernetes, with an agent that has a configuration.
     pub(crate) fn serving() -> Self {
         let node = Self::new();
-        node.manifest("node.yaml", NODE_CONFIG);
-        node.start();
-        node.wait_ready();
+        node.serve();
         node
+    }
+
+    /// Configures the node and starts its agent.
+    pub(crate) fn serve(&self) {
+        self.put(&object::node_config());
+        self.start();
+        self.wait_ready();
+    }
+
+    /// Adds or replaces an object of the cluster.
+    pub(crate) fn put(&self, object: &Value) {
+        self.cluster.put(object);
+    }
+
+    /// Removes an object from the cluster.
+    pub(crate) fn delete(&self, object: &Value) {
+        self.cluster.delete(object);
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -101,28 +85,13 @@ impl TestNode {
         self.dir.path().join("state/allocations.json")
     }
 
-    pub(crate) fn manifest(&self, name: &str, text: &str) {
-        let path = self.dir.path().join("manifests").join(name);
-        let fresh = path.with_extension("tmp");
-        std::fs::write(&fresh, text).unwrap();
-        std::fs::rename(fresh, path).unwrap();
-    }
-
-    /// An API server in the node's namespace, which the agent is started with from now on.
-    pub(crate) fn api_server(&self) -> FakeApiServer {
-        let listener = self.netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
-        let api = FakeApiServer::on(listener);
-        api.kubeconfig(&self.dir.path().join("kubeconfig"));
-        api
-    }
-
     pub(crate) fn command(&self) -> Command {
         let at = |name: &str| self.dir.path().join(name);
-        let cluster = if at("kubeconfig").exists() { "kubeconfig" } else { "manifests" };
+        let (flag, cluster) = self.cluster.flag();
         let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
         command.args(["run", "--node-name", "n1"]);
         for (flag, path) in [
-            (&*format!("--{cluster}"), at(cluster)),
+            (flag, cluster.to_owned()),
             ("--socket", self.socket()),
             ("--state", self.state_file()),
             ("--bird-conf", at("bird.conf")),
@@ -142,6 +111,15 @@ impl TestNode {
     pub(crate) fn start_as(&self, mut command: Command) {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         *self.agent() = Some(self.netns.run(|| command.stderr(log).spawn().unwrap()));
+    }
+
+    /// Starts `flock-agent bird` beside the agent.
+    pub(crate) fn start_bird(&self) -> Process {
+        let at = |name: &str| self.dir.path().join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
+        command.args(["bird", "--node-name", "n1"]);
+        command.arg("--bird-conf").arg(at("bird.conf")).arg("--bird-socket").arg(at("bird.ctl"));
+        self.netns.start(&mut command, &at("bird.log"))
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -185,17 +163,12 @@ impl TestNode {
     }
 
     pub(crate) fn add(&self, container: &str, netns: &Netns) -> Result<Added, RpcError> {
-        self.add_pod(container, netns, None)
+        self.add_with(plain_add(container, &netns.path()))
     }
 
-    pub(crate) fn add_pod(
-        &self,
-        container: &str,
-        netns: &Netns,
-        pod: Option<&str>,
-    ) -> Result<Added, RpcError> {
-        let pod = pod.map(|name| Pod { namespace: "default".to_owned(), name: name.to_owned(), uid: None });
-        self.add_with(Add { pod, ..plain_add(container, &netns.path()) })
+    /// ADD of a pod, in a container that is named like it. Its annotations are the cluster's to tell.
+    pub(crate) fn add_pod(&self, pod: &Value, netns: &Netns) -> Result<Added, RpcError> {
+        self.add_with(add_of(pod, netns))
     }
 
     pub(crate) fn add_with(&self, add: Add) -> Result<Added, RpcError> {
@@ -217,6 +190,11 @@ impl TestNode {
         self.call(Call::Del(attachment(container)))
     }
 
+    /// DEL of what [`add_pod`](Self::add_pod) made.
+    pub(crate) fn del_pod(&self, pod: &Value) {
+        self.del(text(pod, "name")).unwrap();
+    }
+
     pub(crate) fn check(
         &self,
         container: &str,
@@ -235,6 +213,95 @@ impl TestNode {
             Reply::Report { report } => report,
             other => panic!("not a report: {other:?}"),
         }
+    }
+
+    /// What `flock-agent` answers to a person on this node.
+    pub(crate) fn ask(&self, words: &[&str]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
+        let output = command.args(words).arg("--socket").arg(self.socket()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        String::from_utf8_lossy(&output.stdout).into_owned() + &stderr
+    }
+
+    /// A condition of the node.
+    pub(crate) fn condition(&self, kind: &str) -> Value {
+        let report = self.report();
+        let conditions = report["conditions"].as_array().unwrap();
+        conditions.iter().find(|it| it["kind"] == kind || it["type"] == kind).unwrap().clone()
+    }
+
+    /// What is known of an advertised prefix; null where nothing is.
+    pub(crate) fn advertised(&self, prefix: &str) -> Value {
+        let report = self.report();
+        let advertised = report["advertised"].as_array().unwrap();
+        advertised.iter().find(|it| it["prefix"] == prefix).cloned().unwrap_or_default()
+    }
+
+    /// Waits until a prefix is not announced for the reason given.
+    pub(crate) fn wait_withheld(&self, prefix: &str, reason: &str) {
+        let holds = || {
+            let told = self.advertised(prefix);
+            told["announced"] == false && told["pods"][0]["reason"] == reason
+        };
+        eventually(&format!("{prefix} is withheld"), holds, || self.advertised(prefix).to_string());
+    }
+
+    /// What stands against an ADD of a pod as it is in the cluster now, in words.
+    pub(crate) fn refusals(&self, pod: &Value) -> String {
+        let named = Pod { uid: None, ..pod_of(pod) };
+        match self.call(Call::Explain(named)) {
+            Ok(Reply::Report { report }) => report["problems"].to_string(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// Waits until an ADD of a pod would be refused with these words, or would not.
+    pub(crate) fn wait_refusal(&self, pod: &Value, words: Option<&str>) {
+        let holds = || {
+            let told = self.refusals(pod);
+            words.map_or(told == "[]", |words| told.contains(words))
+        };
+        eventually(&format!("refused: {words:?}"), holds, || self.refusals(pod));
+    }
+
+    /// Protocol number of the route to an address; `None` where there is no route.
+    pub(crate) fn protocol_of(&self, address: &str) -> Option<String> {
+        let route = self.route_to(address);
+        let mut words = route.split_whitespace().skip_while(|word| *word != "proto");
+        words.nth(1).map(str::to_owned)
+    }
+
+    pub(crate) fn wait_protocol(&self, address: &str, wanted: Option<&str>) {
+        let holds = || self.protocol_of(address).as_deref() == wanted;
+        let otherwise = || format!("{:?}\n{}", self.protocol_of(address), self.log());
+        eventually(&format!("protocol of {address}: {wanted:?}"), holds, otherwise);
+    }
+
+    /// The route to an address, whoever may hear of it.
+    pub(crate) fn route_to(&self, address: &str) -> String {
+        self.netns.output("ip", &[family(address), "route", "show", address])
+    }
+
+    /// Destinations of the routes of a protocol number.
+    pub(crate) fn routes(&self, protocol: &str) -> Vec<String> {
+        let show = |family| self.netns.output("ip", &[family, "route", "show", "proto", protocol]);
+        let text = show("-6") + &show("-4");
+        let mut routes: Vec<String> = text
+            .lines()
+            // A route to a group goes on below.
+            .filter(|line| !line.starts_with(['\t', ' ']))
+            .filter_map(|line| Some(line.trim_start_matches("unreachable ").split(' ').next()?.to_owned()))
+            .collect();
+        routes.sort();
+        routes
+    }
+
+    pub(crate) fn wait_routes(&self, protocol: &str, wanted: &[&str]) {
+        let mut wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        wanted.sort();
+        let holds = || self.routes(protocol) == wanted;
+        let otherwise = || format!("{:?} instead of {wanted:?}\n{}", self.routes(protocol), self.log());
+        eventually("the routes are as wanted", holds, otherwise);
     }
 
     /// Waits until no link, no quiet route, no neighbour and no allocation is left.
@@ -273,6 +340,23 @@ pub(crate) fn plain_add(container: &str, netns: &str) -> Add {
     Add { attachment, netns: netns.to_owned(), pod: None, annotations: None, mtu: None, loopback_runs: false }
 }
 
+/// A pod as a container runtime names it.
+fn pod_of(object: &Value) -> Pod {
+    let (namespace, name) = (text(object, "namespace").to_owned(), text(object, "name").to_owned());
+    Pod { namespace, name, uid: object["metadata"]["uid"].as_str().map(str::to_owned) }
+}
+
+/// An ADD as a container runtime sends it that does not hand annotations over.
+pub(crate) fn add_of(pod: &Value, netns: &Netns) -> Add {
+    let pod = pod_of(pod);
+    Add { pod: Some(pod.clone()), ..plain_add(&pod.name, &netns.path()) }
+}
+
+/// What a runtime hands over.
+pub(crate) fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| (object::annotation(key), (*value).to_owned())).collect()
+}
+
 pub(crate) fn addresses(added: &Added) -> Vec<IpAddr> {
     added.ips.iter().map(|ip| ip.address).collect()
 }
@@ -284,10 +368,4 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool, otherwise:
         assert!(Instant::now() < deadline, "{what}: not within 30 s; {}", otherwise());
         thread::sleep(Duration::from_millis(5));
     }
-}
-
-/// Whether the machine lets us make network namespaces; says so when not.
-pub(crate) fn netns_available() -> bool {
-    let able = thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET).is_ok()).join().unwrap();
-    flock_core::testing::require("root with network namespaces", able)
 }

@@ -2,31 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 
-use crate::harness::{NODE_CONFIG, TestNode, eventually, netns_available};
+use serde_json::json;
+
+use crate::harness::{TestNode, eventually};
+use crate::netns::netns_available;
+use crate::object::node_config;
 
 const ADDRESS: &str = "127.0.0.1:9474";
-
-/// `flock-agent bird` beside the agent of a node. Killed when dropped, and BIRD with it.
-struct Bird(Child);
-
-impl Bird {
-    fn start(node: &TestNode) -> Self {
-        let at = |name: &str| node.dir.path().join(name);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
-        command.args(["bird", "--node-name", "n1"]).stdin(Stdio::null()).stderr(Stdio::null());
-        command.arg("--bird-conf").arg(at("bird.conf")).arg("--bird-socket").arg(at("bird.ctl"));
-        Self(node.netns.run(move || command.spawn().unwrap()))
-    }
-}
-
-impl Drop for Bird {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn connect(node: &TestNode) -> std::io::Result<TcpStream> {
     node.netns.run(|| TcpStream::connect(ADDRESS.parse::<SocketAddr>().unwrap()))
@@ -60,15 +43,15 @@ fn readiness_takes_a_configuration_and_bird_and_no_peer() {
     let text = wait_for(&node, "/livez", 200);
     assert_eq!(text, "[+] routes ok\n[+] routing ok\n[+] bird ok\n");
 
-    let peer =
-        NODE_CONFIG.replace("asn: 64500", r#"asn: 64500, peers: [{ address: "2001:db8::1", asn: 64501 }]"#);
-    node.manifest("node.yaml", &peer);
+    let mut config = node_config();
+    config["spec"]["bgp"]["peers"] = json!([{"address": "2001:db8::1", "asn": 64501}]);
+    node.put(&config);
     node.wait_ready();
     eventually("no BIRD", || get(&node, "/readyz").1.contains("[-] bird "), || get(&node, "/readyz").1);
     assert_eq!(get(&node, "/readyz").0, 503);
     assert_eq!(get(&node, "/readyz?exclude=bird&exclude=routing").0, 200);
 
-    let bird = Bird::start(&node);
+    let bird = node.start_bird();
     let text = wait_for(&node, "/readyz", 200);
     assert_eq!(text, "[+] node ok\n[+] routes ok\n[+] routing ok\n[+] bird ok\n");
     assert_ne!(node.report()["bgp"][0]["state"], "Established");

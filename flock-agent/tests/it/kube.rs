@@ -1,59 +1,29 @@
 //! The agent with an API server: what it needs of it, what it writes, and what it does without.
 
 use flock_cni::error::code;
-use flock_cni::wire::{Add, Call, Pod};
-use flock_k8s::testing::{FakeApiServer, Mood};
-use serde_json::{Value, json};
+use flock_cni::wire::{Add, Call};
+use flock_k8s::testing::Mood;
+use serde_json::json;
 
-use crate::harness::{Netns, TestNode, addresses, eventually, netns_available, plain_add};
+use crate::cluster::Source;
+use crate::harness::{TestNode, add_of, addresses, annotations, eventually};
+use crate::netns::{Netns, netns_available};
+use crate::object::{node_config, pod};
 
-fn node_config() -> Value {
-    json!({
-        "apiVersion": "flock.fritzlab.net/v1alpha1",
-        "kind": "NodeConfig",
-        "metadata": {"name": "n1", "uid": "config-1", "generation": 1},
-        "spec": {"cidr6": ["2001:db8:f001::/64"], "cidr4": ["198.51.100.0/24"], "bgp": {"asn": 64500}},
-    })
-}
-
-fn pod(name: &str, annotations: &Value) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"namespace": "default", "name": name, "uid": name, "annotations": annotations},
-        "spec": {"nodeName": "n1", "containers": [{"name": "main", "image": "img"}]},
-        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
-    })
-}
-
-fn populated(node: &TestNode) -> FakeApiServer {
-    let api = node.api_server();
-    api.put(node_config());
-    api.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}));
-    api
-}
-
-fn add_of(name: &str, netns: &Netns) -> Add {
-    let pod = Pod { namespace: "default".to_owned(), name: name.to_owned(), uid: Some(name.to_owned()) };
-    Add { pod: Some(pod), ..plain_add(name, &netns.path()) }
+/// A node whose agent serves, with an API server.
+fn serving() -> TestNode {
+    let node = TestNode::of(Source::ApiServer);
+    node.serve();
+    node
 }
 
 #[test]
-fn a_pod_of_the_api_server_gets_what_it_asks_for_and_the_cluster_hears_of_the_node() {
+fn the_cluster_hears_of_the_node_and_of_pods_that_are_refused() {
     if !netns_available() {
         return;
     }
-    let node = TestNode::new();
-    let api = populated(&node);
-    node.start();
-    node.wait_ready();
-    // The agent's list may be older than the pod: it is read directly.
-    api.put(pod("web", &json!({"flock.fritzlab.net/cidr6": "2001:db8:f001::77/128"})));
-    let netns = Netns::new();
-    let added = node.add_with(add_of("web", &netns)).unwrap();
-    assert_eq!(addresses(&added)[0].to_string(), "2001:db8:f001::77");
-    node.assert_reached(addresses(&added));
-
+    let node = serving();
+    let api = node.cluster.api();
     let condition = || api.get("nodes", None, "n1").unwrap()["status"]["conditions"][0].clone();
     eventually("the node says so", || condition()["reason"] == "FlockReady", || node.log());
     assert_eq!(
@@ -72,8 +42,9 @@ fn a_pod_of_the_api_server_gets_what_it_asks_for_and_the_cluster_hears_of_the_no
     let patched = to("/api/v1/nodes/n1/status");
     assert_eq!(patched.content_type, "application/strategic-merge-patch+json");
 
-    api.put(pod("bad", &json!({"flock.fritzlab.net/ipv6": "perhaps"})));
-    node.add_with(add_of("bad", &Netns::new())).unwrap_err();
+    let bad = pod("bad", &[("ipv6", "perhaps")]);
+    node.put(&bad);
+    node.add_pod(&bad, &Netns::new()).unwrap_err();
     eventually("the owner is told", || !api.all("events").is_empty(), || node.log());
     let event = &api.all("events")[0];
     assert_eq!(event["regarding"]["name"], "bad");
@@ -85,8 +56,9 @@ fn without_an_api_server_from_the_start_status_is_50_until_there_is_a_node_confi
     if !netns_available() {
         return;
     }
-    let node = TestNode::new();
-    let api = populated(&node);
+    let node = TestNode::of(Source::ApiServer);
+    node.put(&node_config());
+    let api = node.cluster.api();
     api.set_mood(Mood::Away);
     node.start();
     eventually("the agent listens", || node.socket().exists(), || node.log());
@@ -100,10 +72,8 @@ fn a_node_that_starts_without_an_api_server_has_its_last_node_config() {
     if !netns_available() {
         return;
     }
-    let node = TestNode::new();
-    let api = populated(&node);
-    node.start();
-    node.wait_ready();
+    let node = serving();
+    let api = node.cluster.api();
     let kept = node.state_file().with_file_name("nodeconfig.json");
     eventually("the NodeConfig is kept", || kept.exists(), || node.log());
     node.kill();
@@ -111,15 +81,16 @@ fn a_node_that_starts_without_an_api_server_has_its_last_node_config() {
     node.start();
     node.wait_ready();
     let netns = Netns::new();
-    let add = Add { annotations: Some([].into()), ..add_of("static", &netns) };
+    let add = Add { annotations: Some(annotations(&[])), ..add_of(&pod("static", &[]), &netns) };
     node.assert_reached(addresses(&node.add_with(add).unwrap()));
     // A pod whose annotations only the API server knows has to wait for it.
-    assert_eq!(node.add_with(add_of("web", &Netns::new())).unwrap_err().code(), code::TRY_AGAIN);
-    api.put(pod("web", &json!({})));
+    let web = pod("web", &[]);
+    assert_eq!(node.add_pod(&web, &Netns::new()).unwrap_err().code(), code::TRY_AGAIN);
+    node.put(&web);
     api.set_mood(Mood::Well);
-    node.add_with(add_of("web", &Netns::new())).unwrap();
+    node.add_pod(&web, &Netns::new()).unwrap();
 
-    api.delete("nodeconfigs", None, "n1");
+    node.delete(&node_config());
     eventually("what is deleted is forgotten", || !kept.exists(), || node.log());
     node.call(Call::Status).unwrap();
 }
@@ -129,18 +100,18 @@ fn idle_memory_does_not_grow_with_pods_elsewhere() {
     if !netns_available() {
         return;
     }
-    let node = TestNode::new();
-    let api = populated(&node);
+    let node = TestNode::of(Source::ApiServer);
     for n in 0..110 {
-        api.put(pod(&format!("here-{n}"), &json!({"example.com/note": "x".repeat(1000)})));
+        let mut here = pod(&format!("here-{n}"), &[]);
+        here["metadata"]["annotations"]["example.com/note"] = json!("x".repeat(1000));
+        node.put(&here);
     }
     for n in 0..10_000 {
-        let mut elsewhere = pod(&format!("far-{n}"), &json!({}));
+        let mut elsewhere = pod(&format!("far-{n}"), &[]);
         elsewhere["spec"]["nodeName"] = json!("n2");
-        api.put(elsewhere);
+        node.put(&elsewhere);
     }
-    node.start();
-    node.wait_ready();
+    node.serve();
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
     // What the program itself fills: the pages of an unoptimised binary say nothing.
     let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::NODE_CONFIG;
+use crate::object::node_config;
 
 const POD: &str = "\napiVersion: v1\nkind: Pod\nmetadata: { name: web }\n";
 const BAD_POD: &str = "\napiVersion: v1\nkind: Pod\nmetadata: { name: bad, annotations: { flock.fritzlab.net/ipv4: \"no\" } }\n";
@@ -25,7 +25,7 @@ fn plan(dir: &Path, args: &[&str], input: &str) -> Output {
 fn exit_status_tells_good_from_bad_from_unreadable() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("good")).unwrap();
-    fs::write(dir.path().join("good/node.yaml"), NODE_CONFIG).unwrap();
+    fs::write(dir.path().join("good/node.yaml"), node_config().to_string()).unwrap();
     fs::write(dir.path().join("good/pod.yml"), POD).unwrap();
     fs::write(dir.path().join("good/notes.txt"), "not: [a manifest").unwrap();
     fs::write(dir.path().join("bad.yaml"), BAD_POD).unwrap();

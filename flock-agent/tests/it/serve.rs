@@ -10,7 +10,8 @@ use std::thread;
 use flock_cni::error::code;
 use flock_cni::wire::{Added, Call, MAX_REQUEST};
 
-use crate::harness::{Netns, TestNode, addresses, eventually, netns_available};
+use crate::harness::{TestNode, addresses, eventually};
+use crate::netns::{Netns, netns_available};
 
 #[test]
 fn an_added_pod_is_reached_from_its_node_and_a_deleted_one_leaves_nothing() {
@@ -60,54 +61,6 @@ fn a_hundred_pods_come_and_go_at_once_without_a_duplicate() {
     });
     node.assert_empty();
     assert!(node.is_alive());
-}
-
-#[test]
-fn a_killed_agent_comes_back_with_every_pod_and_every_address() {
-    if !netns_available() {
-        return;
-    }
-    for lost_state in [false, true] {
-        let node = TestNode::serving();
-        let pods: Vec<Netns> = (0..3).map(|_| Netns::new()).collect();
-        let add = |node: &TestNode, n: usize| node.add_pod(&format!("c{n}"), &pods[n], Some("web")).unwrap();
-        let before: Vec<_> = (0..3).map(|n| addresses(&add(&node, n))).collect();
-        node.kill();
-        if lost_state {
-            std::fs::remove_file(node.state_file()).unwrap();
-        }
-        for address in before.iter().flatten() {
-            let ping = node.netns.output("ping", &["-c1", "-W5", &address.to_string()]);
-            assert!(ping.contains("1 received"), "without the agent: {ping}");
-        }
-        node.start();
-        node.wait_ready();
-        let after: Vec<_> = (0..3).map(|n| addresses(&add(&node, n))).collect();
-        assert_eq!(before, after, "state file lost: {lost_state}");
-        let report = node.report();
-        assert_eq!(report["allocations"][0]["pod"], "default/web");
-        for n in 0..3 {
-            node.del(&format!("c{n}")).unwrap();
-        }
-        node.assert_empty();
-    }
-}
-
-#[test]
-fn status_is_not_ready_until_there_is_a_node_config() {
-    if !netns_available() {
-        return;
-    }
-    let node = TestNode::new();
-    node.start();
-    eventually("the agent listens", || node.socket().exists(), || node.log());
-    let error = node.call(Call::Status).unwrap_err();
-    assert_eq!(error.code(), code::NOT_READY);
-    let pod = Netns::new();
-    assert_eq!(node.add("c1", &pod).unwrap_err().code(), code::TRY_AGAIN);
-    node.manifest("node.yaml", crate::harness::NODE_CONFIG);
-    node.wait_ready();
-    node.add("c1", &pod).unwrap();
 }
 
 #[test]

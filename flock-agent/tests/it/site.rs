@@ -1,26 +1,13 @@
 //! A node with a real BIRD, behind a router with a real BIRD.
 
-use std::fs::{self, File};
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::process::Command;
 
-use crate::harness::{Netns, TestNode, addresses, eventually, netns_available};
+use serde_json::{Value, json};
 
-/// The node's NodeConfig: both families, and the router as a peer in each.
-const SITE_CONFIG: &str = r#"
-apiVersion: flock.fritzlab.net/v1alpha1
-kind: NodeConfig
-metadata: { name: n1 }
-spec:
-  cidr6: ["2001:db8:f001::/64"]
-  cidr4: [198.51.100.0/24]
-  bgp:
-    asn: 65101
-    peers:
-      - { address: "2001:db8:0:1::1", asn: 65000 }
-      - { address: 192.0.2.17, asn: 65000 }
-"#;
+use crate::harness::{TestNode, eventually};
+use crate::netns::{Netns, Process, RouteLog, family, netns_available};
+use crate::object::{self, Says, node_config, saying};
 
 const ROUTER_CONFIG: &str = "
 log stderr all;
@@ -34,24 +21,6 @@ protocol bgp node_v4 { passive yes; local 192.0.2.17 as 65000; neighbor 192.0.2.
   ipv4 { import all; export none; }; }
 ";
 
-/// A process that ends with its owner.
-struct Process(Child);
-
-impl Process {
-    fn start(netns: &Netns, command: &mut Command, output: &PathBuf) -> Self {
-        let log = File::create(output).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        Self(netns.run(|| command.spawn().unwrap()))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 /// The node, the router, and whatever runs in them.
 pub(crate) struct Site {
     pub(crate) node: TestNode,
@@ -61,18 +30,8 @@ pub(crate) struct Site {
 
 /// A pod of the node, and its namespace.
 pub(crate) struct SitePod {
-    name: String,
-    anycast: String,
+    object: Value,
     pub(crate) netns: Netns,
-    pub(crate) addresses: Vec<IpAddr>,
-}
-
-/// What a pod's object says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Says {
-    Ready,
-    NotReady,
-    Terminating,
 }
 
 impl Site {
@@ -84,31 +43,29 @@ impl Site {
         }
         let (node, router) = (TestNode::new(), Netns::new());
         let wire = format!("link add node type veth peer name uplink netns {}", node.netns.path());
-        ip(&router, "link set lo up");
-        ip(&router, &wire);
+        router.ip("link set lo up");
+        router.ip(&wire);
         for address in ["2001:db8:0:1::1/64", "192.0.2.17/28"] {
-            ip(&router, &format!("address add {address} dev node nodad"));
+            router.ip(&format!("address add {address} dev node nodad"));
         }
-        ip(&router, "link set node up");
+        router.ip("link set node up");
         for address in ["2001:db8:0:1::2/64", "192.0.2.18/28"] {
-            ip(&node.netns, &format!("address add {address} dev uplink nodad"));
+            node.netns.ip(&format!("address add {address} dev uplink nodad"));
         }
-        ip(&node.netns, "link set uplink up");
-        ip(&node.netns, "-6 route add default via 2001:db8:0:1::1");
-        ip(&node.netns, "-4 route add default via 192.0.2.17");
+        node.netns.ip("link set uplink up");
+        node.netns.ip("-6 route add default via 2001:db8:0:1::1");
+        node.netns.ip("-4 route add default via 192.0.2.17");
 
         let at = |name: &str| node.dir.path().join(name);
         fs::write(at("router.conf"), ROUTER_CONFIG).unwrap();
         let mut there = Command::new("bird");
         there.arg("-f").arg("-c").arg(at("router.conf")).arg("-s").arg(at("router.ctl"));
-        let mut here = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
-        here.args(["bird", "--node-name", "n1", "--bird-conf"]).arg(at("bird.conf"));
-        here.arg("--bird-socket").arg(at("bird.ctl"));
-        let processes = vec![
-            Process::start(&router, &mut there, &at("router.log")),
-            Process::start(&node.netns, &mut here, &at("bird.log")),
-        ];
-        node.manifest("node.yaml", SITE_CONFIG);
+        let processes = vec![router.start(&mut there, &at("router.log")), node.start_bird()];
+        let mut config = node_config();
+        let peers =
+            ["2001:db8:0:1::1", "192.0.2.17"].map(|address| json!({"address": address, "asn": 65000}));
+        config["spec"]["bgp"] = json!({"asn": 65101, "peers": peers});
+        node.put(&config);
         node.start();
         node.wait_ready();
         let site = Self { node, router, _processes: processes };
@@ -118,29 +75,25 @@ impl Site {
 
     /// Makes a ready pod that has these anycast addresses.
     pub(crate) fn pod(&self, name: &str, anycast: &str) -> SitePod {
-        let mut pod = SitePod {
-            name: name.to_owned(),
-            anycast: anycast.to_owned(),
-            netns: Netns::new(),
-            addresses: vec![],
-        };
-        self.say(&pod, Says::Ready);
-        pod.addresses = addresses(&self.node.add_pod(name, &pod.netns, Some(name)).unwrap());
-        pod
+        let object = object::pod(name, &[("anycast", anycast)]);
+        let netns = Netns::new();
+        self.node.put(&object);
+        self.node.add_pod(&object, &netns).unwrap();
+        SitePod { object, netns }
     }
 
     /// Changes the pod's object.
     pub(crate) fn say(&self, pod: &SitePod, says: Says) {
-        self.node.manifest(&format!("{}.yaml", pod.name), &manifest(&pod.name, &pod.anycast, says));
+        self.node.put(&saying(&pod.object, says));
     }
 
     /// Deletes the pod's object; its containers run on until their DEL.
     pub(crate) fn forget(&self, pod: &SitePod) {
-        fs::remove_file(self.node.dir.path().join("manifests").join(format!("{}.yaml", pod.name))).unwrap();
+        self.node.delete(&pod.object);
     }
 
     pub(crate) fn del(&self, pod: &SitePod) {
-        self.node.del(&pod.name).unwrap();
+        self.node.del(object::text(&pod.object, "name")).unwrap();
     }
 
     fn at_router(&self, prefix: &str) -> String {
@@ -164,74 +117,7 @@ impl Site {
     }
 
     /// Follows the router's routes from now on.
-    pub(crate) fn watch(&self) -> Watch {
-        let log = self.node.dir.path().join("router-routes.log");
-        let monitor = Process::start(&self.router, Command::new("ip").args(["-o", "monitor", "route"]), &log);
-        let watch = Watch { log, _monitor: monitor };
-        let listens = || {
-            for verb in ["add", "del"] {
-                ip(&self.router, &format!("route {verb} unreachable 203.0.113.255"));
-            }
-            watch.text().contains("203.0.113.255")
-        };
-        eventually("the monitor listens", listens, String::new);
-        watch
+    pub(crate) fn watch(&self) -> RouteLog {
+        RouteLog::start(&self.router, self.node.dir.path().join("router-routes.log"))
     }
-}
-
-/// What has happened to the router's routes.
-pub(crate) struct Watch {
-    log: PathBuf,
-    _monitor: Process,
-}
-
-impl Watch {
-    fn text(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-
-    /// Of this prefix, as `ip` writes it.
-    pub(crate) fn of(&self, prefix: &str) -> Vec<String> {
-        self.text()
-            .lines()
-            .filter(|line| line.split(' ').any(|word| word == prefix))
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-/// A pod's manifest.
-pub(crate) fn manifest(name: &str, anycast: &str, says: Says) -> String {
-    let terminating = match says {
-        Says::Terminating => "\n  deletionTimestamp: '2024-06-07T08:09:10Z'",
-        _ => "",
-    };
-    let ready = if says == Says::NotReady { "False" } else { "True" };
-    format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata:
-  namespace: default
-  name: {name}{terminating}
-  annotations: {{ flock.fritzlab.net/anycast: '{anycast}' }}
-spec:
-  nodeName: n1
-  containers: [{{ name: main, image: registry.example/main:1 }}]
-status:
-  conditions: [{{ type: Ready, status: '{ready}' }}]
-"
-    )
-}
-
-/// `-6` or `-4`.
-pub(crate) fn family(prefix: &str) -> &'static str {
-    if prefix.contains(':') { "-6" } else { "-4" }
-}
-
-/// Runs `ip`, which must succeed.
-pub(crate) fn ip(netns: &Netns, arguments: &str) -> String {
-    let output = netns.run(|| Command::new("ip").args(arguments.split(' ')).output().unwrap());
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }

@@ -1,0 +1,103 @@
+//! An agent that is killed, and what it finds when it comes back.
+
+use std::net::IpAddr;
+
+use super::with_both_sources;
+use crate::harness::{TestNode, addresses};
+use crate::netns::{Netns, RouteLog};
+use crate::object::{Says, pod, saying};
+
+with_both_sources!(
+    a_killed_agent_comes_back_with_every_pod_and_every_address,
+    a_killed_agent_comes_back_and_withdraws_nothing_for_a_moment,
+    what_happens_to_pods_while_the_agent_is_dead_counts_when_it_is_back,
+);
+
+/// Ends the agent without a word, and starts it again.
+fn restart(node: &TestNode) {
+    node.kill();
+    node.start();
+    node.wait_ready();
+}
+
+fn a_killed_agent_comes_back_with_every_pod_and_every_address(node: &TestNode) {
+    node.serve();
+    let objects = ["a", "b", "c"].map(|name| pod(name, &[]));
+    let pods: Vec<Netns> = objects.iter().map(|_| Netns::new()).collect();
+    let add = || -> Vec<Vec<IpAddr>> {
+        let added = objects.iter().zip(&pods).map(|(object, netns)| node.add_pod(object, netns).unwrap());
+        added.map(|added| addresses(&added)).collect()
+    };
+    for object in &objects {
+        node.put(object);
+    }
+    let before = add();
+    for lost_state in [false, true] {
+        node.kill();
+        if lost_state {
+            std::fs::remove_file(node.state_file()).unwrap();
+        }
+        node.assert_reached(before.concat());
+        node.start();
+        node.wait_ready();
+        assert_eq!(before, add(), "state file lost: {lost_state}");
+        assert_eq!(node.report()["allocations"][0]["pod"], "default/a");
+    }
+    for object in &objects {
+        node.del_pod(object);
+    }
+    node.assert_empty();
+}
+
+fn a_killed_agent_comes_back_and_withdraws_nothing_for_a_moment(node: &TestNode) {
+    node.serve();
+    let object = pod("web", &[("addresses", "2001:db8:9::9"), ("anycast", "2001:db8:a::1, 203.0.113.1")]);
+    let announced =
+        ["2001:db8:9::9", "2001:db8:a::1", "203.0.113.1", "2001:db8:f001::/64", "198.51.100.0/24"];
+    let netns = Netns::new();
+    node.put(&object);
+    node.add_pod(&object, &netns).unwrap();
+    node.wait_routes("117", &announced);
+    let log = RouteLog::start(&node.netns, node.dir.path().join("routes.log"));
+    for _ in 0..3 {
+        restart(node);
+    }
+    // Whatever it does to routes at its start, it does before it gets to this one.
+    let marker = pod("marker", &[("anycast", "203.0.113.2")]);
+    let other = Netns::new();
+    node.put(&marker);
+    node.add_pod(&marker, &other).unwrap();
+    node.wait_protocol("203.0.113.2", Some("117"));
+    for prefix in announced {
+        assert_eq!(log.of(prefix), Vec::<String>::new(), "{prefix} did not change");
+    }
+    assert!(!log.of("203.0.113.2").is_empty(), "the log misses nothing");
+}
+
+fn what_happens_to_pods_while_the_agent_is_dead_counts_when_it_is_back(node: &TestNode) {
+    node.serve();
+    let shared = ["2001:db8:a::1", "2001:db8:a::2", "2001:db8:a::3", "2001:db8:a::4"];
+    let objects = ["stays", "unready", "gone", "comes"];
+    let objects: Vec<_> =
+        objects.iter().zip(shared).map(|(name, it)| pod(name, &[("anycast", it)])).collect();
+    let netns: Vec<Netns> = objects.iter().map(|_| Netns::new()).collect();
+    node.put(&objects[0]);
+    node.put(&objects[1]);
+    node.put(&objects[2]);
+    node.put(&saying(&objects[3], Says::NotReady));
+    for (object, netns) in objects.iter().zip(&netns) {
+        node.add_pod(object, netns).unwrap();
+    }
+    for (address, protocol) in shared.into_iter().zip([Some("117"), Some("117"), Some("117"), None]) {
+        node.wait_protocol(address, protocol);
+    }
+    node.kill();
+    node.put(&saying(&objects[1], Says::NotReady));
+    node.delete(&objects[2]);
+    node.put(&objects[3]);
+    node.start();
+    node.wait_ready();
+    for (address, protocol) in shared.into_iter().zip(["117", "118", "118", "117"]) {
+        node.wait_protocol(address, Some(protocol));
+    }
+}
