@@ -33,7 +33,8 @@ pub enum ConvertError {
 }
 
 /// What flock wants to know of a pod. A missing namespace means `default`. A pod without conditions counts
-/// as ready: nobody keeps the status of a manifest.
+/// as ready: nobody keeps the status of a manifest. A mirror pod stands for a static one, which the runtime knows by
+/// the UID the kubelet gave it.
 pub fn pod_view(pod: Pod) -> Result<PodView, ConvertError> {
     let meta = pod.metadata;
     let spec = pod.spec.unwrap_or_default();
@@ -42,7 +43,9 @@ pub fn pod_view(pod: Pod) -> Result<PodView, ConvertError> {
     let name = meta.name.ok_or(ConvertError::Unnamed)?;
     let namespace = meta.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
     let key = PodKey::new(namespace, &name).map_err(refused("metadata"))?;
-    let uid = meta.uid.as_deref().map(PodUid::parse).transpose().map_err(refused("metadata.uid"))?;
+    let mirrored = meta.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR));
+    let uid = mirrored.or(meta.uid.as_ref());
+    let uid = uid.map(|uid| PodUid::parse(uid)).transpose().map_err(refused("metadata.uid"))?;
     let node = spec.node_name.as_deref().filter(|name| !name.is_empty());
     let node = node.map(NodeName::parse).transpose().map_err(refused("spec.nodeName"))?;
 
@@ -60,15 +63,10 @@ pub fn pod_view(pod: Pod) -> Result<PodView, ConvertError> {
     })
 }
 
-/// The same for a pod that the API server has. Nobody has said of one without conditions that it is ready; and a
-/// mirror pod stands for a static one, which the runtime knows by the UID the kubelet gave it.
-pub(crate) fn api_pod_view(mut pod: Pod) -> Result<PodView, ConvertError> {
+/// The same for a pod that the API server has. Nobody has said of one without conditions that it is ready.
+pub(crate) fn api_pod_view(pod: Pod) -> Result<PodView, ConvertError> {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
     let told = conditions.is_some_and(|conditions| !conditions.is_empty());
-    let mirrored = pod.metadata.annotations.as_ref().and_then(|it| it.get(MIRROR)).cloned();
-    if mirrored.is_some() {
-        pod.metadata.uid = mirrored;
-    }
     let view = pod_view(pod)?;
     Ok(PodView { ready: view.ready && told, ..view })
 }
@@ -185,12 +183,10 @@ mod tests {
 
     #[test]
     fn a_mirror_pod_has_the_uid_of_its_static_pod() {
-        let pod = json!({"metadata": {
-            "name": "proxy-node-a",
+        let view = view_of(json!({"metadata": {
             "uid": "5d1c-77",
             "annotations": {"kubernetes.io/config.mirror": "0123abcd"},
-        }});
-        let view = api_pod_view(serde_json::from_value(pod).unwrap()).unwrap();
+        }}));
         assert!(view.is(Some(&PodUid::parse("0123abcd").unwrap())));
         assert!(!view.is(Some(&PodUid::parse("5d1c-77").unwrap())));
     }
