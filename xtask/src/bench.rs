@@ -7,6 +7,7 @@ mod add;
 mod burst;
 mod fabric;
 mod first_ping;
+mod memory;
 mod monitor;
 mod netns;
 mod node;
@@ -46,6 +47,8 @@ enum Bench {
     Burst(burst::BurstArgs),
     /// Time from a pod that is ready, not ready or gone to the route at a real router, with BIRD or FRR
     Withdraw(withdraw::WithdrawArgs),
+    /// Memory of the agent in a large cluster: idle, with its pods attached, and after their status changed and changed
+    Memory(memory::MemoryArgs),
     /// Share of flows per pod of an anycast address, and what becomes of open ones when a pod leaves and comes
     Spread(spread::SpreadArgs),
 }
@@ -64,6 +67,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
         }
         Bench::FirstPing(options) => first_ping::run(options, &dist).and_then(|report| args.show(&report)),
         Bench::Burst(options) => burst::run(options, &dist).and_then(|report| args.show(&report)),
+        Bench::Memory(options) => {
+            let server = build::api_server()?;
+            memory::run(options, &dist, &server).and_then(|report| args.show(&report))
+        }
         Bench::Spread(options) => {
             packages::ensure(options.packages())?;
             spread::run(options, &dist).and_then(|report| args.show(&report))
@@ -90,7 +97,8 @@ impl BenchArgs {
 trait Report: Serialize {
     /// For a person.
     fn table(&self) -> String;
-    /// Whether everything worked. Being slow is not a failure: that is for the reader to judge.
+    /// Whether everything worked, and stayed within what flock promises. Being slow is not a failure: that is for the
+    /// reader to judge.
     fn holds(&self) -> bool;
 }
 

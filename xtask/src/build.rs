@@ -77,6 +77,13 @@ pub(crate) fn static_binary(root: &Path, package: &str, name: &str) -> Result<Pa
     Ok(binary)
 }
 
+/// Builds the API server that agents are tested against, as a program: xtask itself stays without Kubernetes.
+pub(crate) fn api_server() -> Result<PathBuf> {
+    let mut build = cmd::cargo();
+    build.args(["build", "-p", "flock-k8s", "--features", "test-util", "--example", "api_server"]);
+    executable(&mut build, "api_server")
+}
+
 /// The triple rustc builds for when it is not told.
 pub(crate) fn host_triple() -> Result<String> {
     let version = cmd::output(Command::new("rustc").arg("-vV").current_dir(cmd::root()))?;

@@ -17,6 +17,9 @@ use crate::cmd;
 /// How long to wait for something that takes a fraction of a second when all is well.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Name of the node.
+pub(super) const NAME: &str = "bench";
+
 /// Room for some 600 pods, those whose addresses are cooling down included. No peers: nothing here is announced.
 const NODE_CONFIG: &str = "
 apiVersion: flock.fritzlab.net/v1alpha1
@@ -41,8 +44,27 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Starts an agent in the network namespace of this thread, and waits until it is ready.
+    /// Starts an agent without Kubernetes in the network namespace of this thread, and waits until it is ready.
     pub(super) fn start(dist: &Dist) -> Result<Self> {
+        Self::launch(dist, |command, runtime| {
+            let manifests = runtime.join("manifests");
+            fs::create_dir(&manifests).context("cannot make the manifest directory")?;
+            fs::write(manifests.join("node.yaml"), NODE_CONFIG).context("cannot write the manifest")?;
+            command.arg("--manifests").arg(manifests);
+            Ok(())
+        })
+    }
+
+    /// The same with an API server, which has the NodeConfig.
+    pub(super) fn start_in_cluster(dist: &Dist, kubeconfig: &Path) -> Result<Self> {
+        Self::launch(dist, |command, _| {
+            command.arg("--kubeconfig").arg(kubeconfig);
+            Ok(())
+        })
+    }
+
+    /// `cluster` says where the agent learns of it; the directory it is given goes with the node.
+    fn launch(dist: &Dist, cluster: impl FnOnce(&mut Command, &Path) -> Result<()>) -> Result<Self> {
         cmd::run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
         let temporary = |parent: &Path| {
             let made = tempfile::Builder::new().prefix("flock-bench-").tempdir_in(parent);
@@ -51,17 +73,15 @@ impl Node {
         // Socket paths must be short; the state belongs on a real disk, or making it durable would cost nothing.
         let runtime = temporary(&std::env::temp_dir())?;
         let state = temporary(&cmd::root().join("target"))?;
-        let manifests = runtime.path().join("manifests");
-        fs::create_dir(&manifests).context("cannot make the manifest directory")?;
-        fs::write(manifests.join("node.yaml"), NODE_CONFIG).context("cannot write the manifest")?;
         let log = runtime.path().join("agent.log");
         let log_file = File::create(&log).context("cannot create the log")?;
 
         let inside = |name: &str| runtime.path().join(name);
         let socket = inside("agent.sock");
         let mut command = Command::new(&dist.agent);
-        command.args(["run", "--node-name", "bench"]);
-        command.arg("--manifests").arg(&manifests).arg("--socket").arg(&socket);
+        command.args(["run", "--node-name", NAME]);
+        cluster(&mut command, runtime.path())?;
+        command.arg("--socket").arg(&socket);
         command.arg("--state").arg(state.path().join("allocations.json"));
         command.arg("--bird-conf").arg(inside("bird.conf")).arg("--bird-socket").arg(inside("bird.ctl"));
         command.stdin(Stdio::null()).stdout(log_file.try_clone()?).stderr(log_file);
@@ -76,6 +96,11 @@ impl Node {
     /// `program`, configured to talk to this agent.
     pub(super) fn plugin(&self, program: &Path) -> Plugin {
         Plugin::new(program, &self.socket)
+    }
+
+    /// The process of the agent.
+    pub(super) fn pid(&self) -> u32 {
+        self.agent.id()
     }
 
     /// What the agent says of itself.
