@@ -34,7 +34,7 @@ impl<'a> From<&'a ClusterView> for Evidence<'a> {
 pub enum Withheld {
     /// Its ADD is not finished.
     Pending,
-    /// The pod is not known, or another one has its name now.
+    /// The pod is not known, or another one has its name now, here or on another node.
     Unknown,
     /// No pod is known yet, and no earlier run served this one.
     Unheard,
@@ -73,7 +73,7 @@ pub fn eligibility(allocation: &Allocation, Evidence { view, served }: Evidence<
     if view.pods_pending {
         return if served.contains(&allocation.attachment) { Ok(()) } else { Err(Withheld::Unheard) };
     }
-    match view.pods.get(key).filter(|pod| pod.is(allocation.uid.as_ref())) {
+    match view.own_pod(key).filter(|pod| pod.is(allocation.uid.as_ref())) {
         None => Err(Withheld::Unknown),
         Some(pod) if pod.terminating => Err(Withheld::Terminating),
         Some(pod) if !pod.ready => Err(Withheld::NotReady),

@@ -175,6 +175,7 @@ impl Index {
     /// would withdraw addresses whose pods are well.
     pub(crate) fn view(&self) -> ClusterView {
         let mut view = ClusterView {
+            node: Some(self.node.clone()),
             node_config: self.config().filter(|_| self.readiness() == Readiness::Ready),
             pods_pending: !self.pods.listed,
             pods: self.pods.good().map(|(_, pod)| (pod.key.clone(), Arc::clone(pod))).collect(),

@@ -62,8 +62,8 @@ struct State {
     /// Answers for the next requests of this method whose path contains this.
     planned: Vec<(&'static str, &'static str, u16)>,
     selective: bool,
-    /// The watches that are open, and the version each has been told of.
-    told: BTreeMap<u64, u64>,
+    /// The watches that are open; the version and the bookmark each has been told of.
+    told: BTreeMap<u64, (u64, u64)>,
     /// Counts watches.
     watch: u64,
 }
@@ -195,10 +195,10 @@ impl FakeApiServer {
         self.shared.state().told.len()
     }
 
-    /// Whether every open watch has been sent every change.
+    /// Whether every open watch has been sent every change, and the last bookmark.
     pub fn has_told_all(&self) -> bool {
         let state = self.shared.state();
-        state.told.values().all(|told| *told == state.store.version)
+        state.told.values().all(|told| *told == (state.store.version, state.bookmarks))
     }
 
     /// Waits for a condition; the deadline only keeps a broken test from hanging.

@@ -57,10 +57,11 @@ impl Node {
     async fn pod(&self, request: &AttachRequest) -> Result<Option<Arc<PodView>>, PodSourceError> {
         let Some(key) = &request.pod else { return Ok(None) };
         let uid = request.uid.as_ref();
-        let known = self.ports.pods.snapshot().pods.get(key).filter(|pod| pod.is(uid)).cloned();
-        match known {
-            Some(pod) => Ok(Some(pod)),
-            None => Ok(self.ports.pods.pod(key).await?.filter(|pod| pod.is(uid))),
+        let view = self.ports.pods.snapshot();
+        let is_meant = |pod: &Arc<PodView>| pod.is(uid) && view.is_own(pod);
+        match view.pods.get(key).filter(|pod| is_meant(pod)) {
+            Some(pod) => Ok(Some(Arc::clone(pod))),
+            None => Ok(self.ports.pods.pod(key).await?.filter(is_meant)),
         }
     }
 

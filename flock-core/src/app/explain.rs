@@ -74,7 +74,7 @@ impl Node {
     pub fn explain(&self, pod: &PodKey) -> Option<Explanation> {
         let view = self.ports.pods.snapshot();
         let state = self.state();
-        let object = view.pods.get(pod);
+        let object = view.own_pod(pod);
         let held: Vec<&Allocation> =
             state.ipam.allocations().filter(|held| held.pod.as_ref() == Some(pod)).collect();
         if object.is_none() && held.is_empty() {

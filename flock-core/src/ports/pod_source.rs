@@ -47,6 +47,8 @@ pub enum Readiness {
 pub struct ClusterView {
     /// Of this view.
     pub revision: Revision,
+    /// The node whose view it is; where it is not said every pod is taken for one of its own.
+    pub node: Option<NodeName>,
     /// The configuration of this node, not yet validated; `None` when there is none.
     pub node_config: Option<NodeConfigView>,
     /// Pods by name.
@@ -62,6 +64,19 @@ pub struct ClusterView {
 }
 
 impl ClusterView {
+    /// The pod of this name, if it is one of this node.
+    pub fn own_pod(&self, key: &PodKey) -> Option<&Arc<PodView>> {
+        self.pods.get(key).filter(|pod| self.is_own(pod))
+    }
+
+    /// Whether a pod is one of this node. A pod that names no node belongs to whoever reads it.
+    pub fn is_own(&self, pod: &PodView) -> bool {
+        match (&self.node, &pod.node) {
+            (Some(here), Some(named)) => here == named,
+            _ => true,
+        }
+    }
+
     /// Notes the pools of another node. What cannot be one is for that node to complain about: a `::/0` there
     /// takes no address from the pods here.
     pub fn add_foreign_pools(&mut self, node: NodeName, spec: &NodeConfigSpec) {

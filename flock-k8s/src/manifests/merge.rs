@@ -96,7 +96,7 @@ pub(super) fn merge<'a>(
     node: &NodeName,
     files: impl IntoIterator<Item = (&'a str, &'a Content)>,
 ) -> ClusterView {
-    let mut view = ClusterView::default();
+    let mut view = ClusterView { node: Some(node.clone()), ..ClusterView::default() };
     for (file, Manifest { line, object }) in
         distinct(files, "; its last good content stays", &mut view.problems)
     {

@@ -158,7 +158,7 @@ pub(super) fn watch(
     let mut bookmarks = state.bookmarks;
     state.watch += 1;
     let watch = state.watch;
-    state.told.insert(watch, seen);
+    state.told.insert(watch, (seen, bookmarks));
     let outcome = loop {
         if is_over() || connection.is_closed() {
             break Err(io::ErrorKind::ConnectionAborted.into());
@@ -196,7 +196,7 @@ pub(super) fn watch(
         if let Err(error) = parts.iter().try_for_each(|part| connection.part(part)) {
             break Err(error);
         }
-        state.told.insert(watch, seen);
+        state.told.insert(watch, (seen, bookmarks));
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break connection.end();

@@ -74,6 +74,10 @@ fn claims_grant_by_the_labels_of_a_namespace(node: &TestNode) {
     node.wait_refusal(&resolver, Some("is for namespaces with team=shop"));
     node.put(&node_config());
     node.wait_refusal(&resolver, None);
+    node.delete(&namespace("shop", &json!({})));
+    node.put(&claimed_for("team", "shop"));
+    node.wait_refusal(&shop, Some("the labels of this one are not known yet"));
+    node.put(&namespace("shop", &json!({})));
     node.put(&claimed_for("team", "dns"));
     node.wait_refusal(&shop, Some(refused));
     wait_granted(node, &resolver);

@@ -3,14 +3,15 @@
 use serde_json::{Value, json};
 
 use super::with_both_sources;
-use crate::harness::{TestNode, eventually};
+use crate::harness::{TestNode, add_of, addresses, eventually};
 use crate::netns::Netns;
-use crate::object::{Says, pod, saying};
+use crate::object::{Says, pod, saying, successor_of};
 
 with_both_sources!(
     what_is_advertised_follows_the_life_of_its_pod,
     an_address_two_pods_share_is_announced_while_one_is_eligible,
     readiness_that_flaps_ends_as_it_should,
+    a_pod_that_moves_to_another_node_is_not_announced_here,
     an_object_that_cannot_be_read_is_reported_and_its_last_good_state_stays,
 );
 
@@ -108,6 +109,30 @@ fn readiness_that_flaps_ends_as_it_should(node: &TestNode) {
     node.del_pod(&web);
     wait_all(node, None);
     node.assert_empty();
+}
+
+fn a_pod_that_moves_to_another_node_is_not_announced_here(node: &TestNode) {
+    node.serve();
+    // Where the runtime tells no UID, the name and the node have to do.
+    let (mut web, netns) = (advertising("web"), Netns::new());
+    node.put(&web);
+    let mut add = add_of(&web, &netns);
+    add.pod.as_mut().unwrap().uid = None;
+    node.add_with(add.clone()).unwrap();
+    wait_all(node, Some("117"));
+    web = successor_of(&web, &[("ipv6", "perhaps")]);
+    web["spec"]["nodeName"] = json!("n2");
+    node.put(&web);
+    node.wait_withheld("203.0.113.9/32", "the pod is not known");
+    wait_all(node, Some("118"));
+    let told = node.ask(&["explain", "default/web"]);
+    assert!(told.starts_with("pod default/web: the cluster shows no such pod\n"), "{told}");
+    // Nor do its annotations count for a pod of that name that is started here.
+    node.del_pod(&web);
+    assert_eq!(addresses(&node.add_with(add).unwrap()).len(), 2);
+    node.del_pod(&web);
+    let told = node.ask(&["explain", "default/web"]);
+    assert!(told.contains("node n1 knows no pod default/web"), "{told}");
 }
 
 fn an_object_that_cannot_be_read_is_reported_and_its_last_good_state_stays(node: &TestNode) {

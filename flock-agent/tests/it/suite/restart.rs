@@ -2,14 +2,19 @@
 
 use std::net::IpAddr;
 
+use flock_cni::error::code;
+use flock_cni::wire::Call;
+use serde_json::json;
+
 use super::with_both_sources;
-use crate::harness::{TestNode, addresses};
+use crate::harness::{TestNode, addresses, eventually};
 use crate::netns::{Netns, RouteLog};
-use crate::object::{Says, pod, saying};
+use crate::object::{Says, node_config, pod, saying};
 
 with_both_sources!(
     a_killed_agent_comes_back_with_every_pod_and_every_address,
     a_killed_agent_comes_back_and_withdraws_nothing_for_a_moment,
+    an_agent_that_comes_back_to_no_good_config_serves_no_new_pod_and_leaves_the_others,
     what_happens_to_pods_while_the_agent_is_dead_counts_when_it_is_back,
 );
 
@@ -72,6 +77,38 @@ fn a_killed_agent_comes_back_and_withdraws_nothing_for_a_moment(node: &TestNode)
         assert_eq!(log.of(prefix), Vec::<String>::new(), "{prefix} did not change");
     }
     assert!(!log.of("203.0.113.2").is_empty(), "the log misses nothing");
+}
+
+fn an_agent_that_comes_back_to_no_good_config_serves_no_new_pod_and_leaves_the_others(node: &TestNode) {
+    node.serve();
+    let object = pod("web", &[("anycast", "2001:db8:a::1")]);
+    let netns = Netns::new();
+    node.put(&object);
+    let added = node.add_pod(&object, &netns).unwrap();
+    let announced = ["2001:db8:a::1", "2001:db8:f001::/64", "198.51.100.0/24"];
+    node.wait_routes("117", &announced);
+    let mut bad = node_config();
+    bad["spec"]["bgp"]["asn"] = json!(0);
+    let said = || node.call(Call::Status).err().map(|error| error.to_string()).unwrap_or_default();
+    for reason in ["the NodeConfig is refused", "there is no NodeConfig named n1"] {
+        node.put(&bad);
+        eventually("it is refused", || node.condition("ConfigAccepted")["status"] == false, || node.log());
+        if reason.starts_with("there is") {
+            node.delete(&bad);
+            let gone = || node.condition("ConfigAccepted").to_string();
+            eventually("it is gone", || gone().contains("was deleted"), gone);
+        }
+        node.kill();
+        node.start();
+        eventually("it is said", || said().contains(reason), said);
+        assert_eq!(node.add("c1", &Netns::new()).unwrap_err().code(), code::TRY_AGAIN);
+        node.assert_reached(addresses(&added));
+        node.wait_routes("117", &announced);
+        node.put(&node_config());
+        node.wait_ready();
+    }
+    node.del_pod(&object);
+    node.assert_empty();
 }
 
 fn what_happens_to_pods_while_the_agent_is_dead_counts_when_it_is_back(node: &TestNode) {
