@@ -29,7 +29,7 @@ pub(crate) struct BurstArgs {
 
 /// One volley.
 #[derive(Debug, Serialize)]
-struct Volley {
+pub(super) struct Volley {
     /// From the first exec to the last result.
     wall_ms: f64,
     each: Summary,
@@ -100,7 +100,7 @@ pub(super) fn run(args: &BurstArgs, dist: &Dist) -> Result<BurstReport> {
 }
 
 /// Executes `verb` for all pods at the same time.
-fn volley(plugin: &Plugin, verb: &str, pods: &[Pod]) -> Result<(Volley, Vec<Answer>)> {
+pub(super) fn volley(plugin: &Plugin, verb: &str, pods: &[Pod]) -> Result<(Volley, Vec<Answer>)> {
     let start = Barrier::new(pods.len());
     let outcomes: Vec<Result<Answer>> = thread::scope(|scope| {
         let shots = pods.iter().map(|pod| {

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use self::cluster::Cluster;
 use super::Report;
+use super::burst::volley;
 use super::netns::Netns;
 use super::node::Node;
 use super::plugin::Pod;
@@ -98,10 +99,8 @@ pub(super) fn run(args: &MemoryArgs, dist: &Dist, server: &Path) -> Result<Memor
 
         let flock = node.plugin(&dist.flock);
         let pods = (0..args.pods as usize).map(Pod::new).collect::<Result<Vec<_>>>()?;
-        for pod in &pods {
-            flock.execute("ADD", pod, &[])?;
-        }
-        points.push(at_rest(&node, "all pods attached".to_owned())?);
+        volley(&flock, "ADD", &pods)?;
+        points.push(at_rest(&node, "all pods attached at once".to_owned())?);
         // The first changes fill what the later ones use again.
         let mut done = 0;
         for until in [args.changes / 10, args.changes] {

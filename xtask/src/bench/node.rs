@@ -55,10 +55,10 @@ impl Node {
         })
     }
 
-    /// The same with an API server, which has the NodeConfig.
+    /// The same with an API server, which has the NodeConfig, in the environment that `deploy/daemonset.yaml` gives it.
     pub(super) fn start_in_cluster(dist: &Dist, kubeconfig: &Path) -> Result<Self> {
         Self::launch(dist, |command, _| {
-            command.arg("--kubeconfig").arg(kubeconfig);
+            command.arg("--kubeconfig").arg(kubeconfig).env("MALLOC_ARENA_MAX", "2");
             Ok(())
         })
     }
