@@ -67,16 +67,15 @@ fn a_killed_agent_comes_back_and_withdraws_nothing_for_a_moment(node: &TestNode)
     for _ in 0..3 {
         restart(node);
     }
-    // Whatever it does to routes at its start, it does before it gets to this one.
+    // Whatever it did to routes at its start, it did before it gets to this one, and the log is in order.
     let marker = pod("marker", &[("anycast", "203.0.113.2")]);
     let other = Netns::new();
     node.put(&marker);
     node.add_pod(&marker, &other).unwrap();
-    node.wait_protocol("203.0.113.2", Some("117"));
+    eventually("the log is there too", || !log.of("203.0.113.2").is_empty(), || node.log());
     for prefix in announced {
         assert_eq!(log.of(prefix), Vec::<String>::new(), "{prefix} did not change");
     }
-    assert!(!log.of("203.0.113.2").is_empty(), "the log misses nothing");
 }
 
 fn an_agent_that_comes_back_to_no_good_config_serves_no_new_pod_and_leaves_the_others(node: &TestNode) {
