@@ -6,4 +6,5 @@ mod contract;
 mod directory;
 mod informer;
 mod manifests;
+mod policy;
 mod schema;
