@@ -72,8 +72,7 @@ pub struct Spec {
     pub claims: Vec<Claim>,
 }
 
-/// Address families of a pod whose annotations do not say; where a field is missing: the families that have a
-/// pool.
+/// Address families of a pod whose annotations do not say. Where a field is missing: whether there is a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Defaults {
     /// Whether a pod gets an IPv6 address.
@@ -90,8 +89,7 @@ pub struct Bgp {
     /// Autonomous system number of the node, 1 to 4294967294 less the reserved ones.
     #[schemars(schema_with = "rules::asn")]
     pub asn: u64,
-    /// BGP identifier, an IPv4 address. Where it is missing: the node's primary IPv4 address, else one derived from
-    /// its name.
+    /// BGP identifier, an IPv4 address. Not given: the node's primary one, else one derived from its name.
     #[serde(default, rename = "routerID", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "rules::router_id")]
     pub router_id: Option<String>,
@@ -120,11 +118,11 @@ pub struct Claim {
     #[schemars(schema_with = "rules::claim_cidrs")]
     pub cidrs: Vec<String>,
     /// What they may be taken for: `anycast`, `addresses`. Empty: both.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::kinds")]
     pub kinds: Vec<String>,
     /// The namespaces whose pods may take them, as in NetworkPolicy. Empty: all.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Selector::is_empty")]
     pub namespace_selector: Selector,
 }
 
@@ -133,11 +131,11 @@ pub struct Claim {
 #[serde(rename_all = "camelCase")]
 pub struct Selector {
     /// Labels that must have exactly these values.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "rules::match_labels")]
     pub match_labels: BTreeMap<String, String>,
     /// Requirements on labels.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub match_expressions: Vec<Requirement>,
 }
@@ -153,9 +151,16 @@ pub struct Requirement {
     #[schemars(schema_with = "rules::operator")]
     pub operator: String,
     /// The values for `In` and `NotIn`; empty for the others.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::label_values")]
     pub values: Vec<String>,
+}
+
+impl Selector {
+    /// Whether nothing is asked for.
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl From<Spec> for NodeConfigSpec {

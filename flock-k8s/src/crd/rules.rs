@@ -215,11 +215,11 @@ pub(super) fn operator(_: &mut SchemaGenerator) -> Schema {
 pub(super) fn requirement() -> Value {
     json!([
         rule(
-            "!(self.operator in ['In', 'NotIn']) || size(self.values) > 0",
+            "!(self.operator in ['In', 'NotIn']) || has(self.values) && size(self.values) > 0",
             "In and NotIn need values: add at least one"
         ),
         rule(
-            "!(self.operator in ['Exists', 'DoesNotExist']) || size(self.values) == 0",
+            "!(self.operator in ['Exists', 'DoesNotExist']) || !has(self.values) || size(self.values) == 0",
             "Exists and DoesNotExist take no values: remove them, or use In or NotIn",
         ),
     ])

@@ -11,8 +11,7 @@ pub struct Status {
     /// The generation of the NodeConfig the agent has looked at last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready`: pods can be attached. `ConfigAccepted`: the NodeConfig is in force. `RoutingConfigured`: BIRD runs
-    /// its peers.
+    /// `Ready`: pods can be attached. `ConfigAccepted`: the spec is in force. `RoutingConfigured`: BIRD runs its peers.
     #[serde(default)]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<StatusCondition>,
@@ -89,8 +88,7 @@ pub struct Pool {
     #[serde(default)]
     #[schemars(extend("format" = "int64"))]
     pub cooling: u64,
-    /// Addresses that can be handed out at all; as text, since an IPv6 pool has more than a number of JSON can
-    /// hold.
+    /// Addresses that can be handed out at all; as text, since an IPv6 pool has more than JSON can count.
     pub capacity: String,
 }
 
