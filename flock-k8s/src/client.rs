@@ -48,6 +48,8 @@ pub async fn connect(kubeconfig: Option<&Path>, silence: Duration) -> Result<Cli
     };
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(silence);
+    // A connection that nobody used for a while is not silent: the time begins with the question.
+    config.reset_reader_on_write = true;
     // Whoever asks decides when to ask again.
     config.default_retry = false;
     Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))

@@ -6,6 +6,7 @@ mod client;
 mod convert;
 pub mod crd;
 mod events;
+mod follow;
 mod index;
 mod informer;
 mod manifests;

@@ -1,14 +1,18 @@
 //! An API server to test against: real HTTP on the loopback address, resource versions, lists in pages, watches with
-//! field selectors and bookmarks, 410 Gone, the three kinds of PATCH that flock sends. It can be told to fail,
-//! to stay silent, to cut connections and to be away.
+//! field selectors and bookmarks, 410 Gone, the three kinds of PATCH that flock sends. It refuses what the real one
+//! would refuse, above all what `deploy/rbac.yaml` does not allow. It can be told to fail, to stay silent, to
+//! answer nonsense, to cut connections and to be away.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, missing_docs)]
 #![allow(clippy::missing_panics_doc, clippy::single_match_else, reason = "what goes wrong here ends a test")]
 
 mod answer;
 mod http;
+mod rules;
+mod script;
 mod store;
+mod validate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -20,6 +24,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub use self::http::Request;
+pub use self::rules::{Access, allowed};
+pub use self::script::{Answer, Then, error_event};
 use self::store::Store;
 
 /// What the server does with what reaches it.
@@ -59,13 +65,38 @@ struct State {
     requests: Vec<Request>,
     /// Counts requests for bookmarks.
     bookmarks: u64,
-    /// Answers for the next requests of this method whose path contains this.
-    planned: Vec<(&'static str, &'static str, u16)>,
+    planned: Vec<Plan>,
+    /// What `deploy/rbac.yaml` allows.
+    allowed: BTreeSet<Access>,
     selective: bool,
     /// The watches that are open; the version and the bookmark each has been told of.
     told: BTreeMap<u64, (u64, u64)>,
     /// Counts watches.
     watch: u64,
+}
+
+/// Another answer than the right one, for requests of this verb whose path contains this.
+#[derive(Debug)]
+struct Plan {
+    verb: &'static str,
+    path: &'static str,
+    answer: Answer,
+    /// The next of them, or all.
+    once: bool,
+}
+
+impl State {
+    /// The answer for a request, if it is not the right one.
+    fn planned(&mut self, request: &Request) -> Option<Answer> {
+        let of = |plan: &Plan| plan.verb == request.verb() && request.path.contains(plan.path);
+        let found = self.planned.iter().position(of)?;
+        let plan = self.planned.get(found)?;
+        let answer = plan.answer.clone();
+        if plan.once {
+            self.planned.remove(found);
+        }
+        Some(answer)
+    }
 }
 
 impl Shared {
@@ -92,6 +123,7 @@ impl FakeApiServer {
             requests: Vec::new(),
             bookmarks: 0,
             planned: Vec::new(),
+            allowed: rules::allowed(),
             selective: true,
             told: BTreeMap::new(),
             watch: 0,
@@ -180,9 +212,19 @@ impl FakeApiServer {
         self.shared.news.notify_all();
     }
 
-    /// Answers the next request of this method whose path contains `path` with this status.
-    pub fn plan(&self, method: &'static str, path: &'static str, status: u16) {
-        self.shared.state().planned.push((method, path, status));
+    /// Answers the next request of this verb whose path contains `path` otherwise than right.
+    pub fn plan(&self, verb: &'static str, path: &'static str, answer: Answer) {
+        self.shared.state().planned.push(Plan { verb, path, answer, once: true });
+    }
+
+    /// The same for every such request, until [`as_ever`](Self::as_ever).
+    pub fn plan_always(&self, verb: &'static str, path: &'static str, answer: Answer) {
+        self.shared.state().planned.push(Plan { verb, path, answer, once: false });
+    }
+
+    /// Gives the right answers again.
+    pub fn as_ever(&self) {
+        self.shared.state().planned.clear();
     }
 
     /// Every request so far.
@@ -254,22 +296,21 @@ fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
                     }
                     return Ok(());
                 }
-                Mood::Failing(status) => Some(status),
-                Mood::Well => state
-                    .planned
-                    .iter()
-                    .position(|(method, path, _)| request.method == *method && request.path.contains(path))
-                    .map(|found| state.planned.remove(found).2),
+                Mood::Failing(status) => Some(Answer::Status(status)),
+                Mood::Well => state.planned(&request),
             }
         };
-        if let Some(status) = planned {
-            let body = answer::status(status, "as planned");
-            connection.write(status, &body)?;
+        let right = || {
+            let answer = answer::answer(&mut shared.state(), &request);
+            shared.news.notify_all();
+            answer
+        };
+        if let Some(planned) = planned {
+            planned.give(&mut connection, right, &is_over)?;
         } else if request.query.contains_key("watch") {
             answer::watch(&mut connection, shared, &request, &is_over)?;
         } else {
-            let (status, body) = answer::answer(&mut shared.state(), &request);
-            shared.news.notify_all();
+            let (status, body) = right();
             connection.write(status, &body)?;
         }
     }

@@ -7,41 +7,22 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::http::{Connection, Request};
+use super::rules::Target;
 use super::store::selected;
-use super::{Shared, State};
-
-/// Plural, namespace, name and subresource of a path.
-struct Target {
-    plural: String,
-    namespace: Option<String>,
-    name: Option<String>,
-    subresource: Option<String>,
-}
-
-impl Target {
-    fn of(path: &str) -> Option<Self> {
-        let rest = ["/api/v1/", "/apis/flock.fritzlab.net/v1alpha1/", "/apis/events.k8s.io/v1/"]
-            .into_iter()
-            .find_map(|prefix| path.strip_prefix(prefix))?;
-        let mut words = rest.split('/').map(str::to_owned).collect::<Vec<_>>().into_iter();
-        let mut plural = words.next()?;
-        let (mut namespace, mut name) = (None, words.next());
-        if plural == "namespaces"
-            && let Some(next) = words.next()
-        {
-            namespace = name.replace(String::new());
-            plural = next;
-            name = words.next();
-        }
-        Some(Self { plural, namespace, name, subresource: words.next() })
-    }
-}
+use super::{Shared, State, validate};
 
 pub(super) fn status(code: u16, message: &str) -> Value {
     let reason = match code {
+        400 => "BadRequest",
+        401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "NotFound",
         409 => "Conflict",
         410 => "Expired",
+        422 => "Invalid",
+        429 => "TooManyRequests",
+        500 => "InternalError",
+        504 => "Timeout",
         _ => "Unknown",
     };
     json!({
@@ -51,7 +32,12 @@ pub(super) fn status(code: u16, message: &str) -> Value {
 }
 
 pub(super) fn answer(state: &mut State, request: &Request) -> (u16, Value) {
-    let Some(target) = Target::of(&request.path) else { return (404, status(404, "no such path")) };
+    let (Some(target), Some(access)) = (request.target(), request.access()) else {
+        return (404, status(404, "the server could not find the requested resource"));
+    };
+    if !state.allowed.contains(&access) {
+        return (403, status(403, &format!("the agent cannot {access:?}")));
+    }
     let namespace = target.namespace.as_deref();
     match (request.method.as_str(), target.name.as_deref()) {
         ("GET", None) => list(state, &target.plural, request),
@@ -62,7 +48,12 @@ pub(super) fn answer(state: &mut State, request: &Request) -> (u16, Value) {
         ("POST", None) => {
             let name = request.body["metadata"]["name"].as_str().unwrap();
             if state.store.get(&target.plural, namespace, name).is_some() {
-                return (409, status(409, "it exists"));
+                let mut exists = status(409, "it exists");
+                exists["reason"] = json!("AlreadyExists");
+                return (409, exists);
+            }
+            if let Err(reason) = validate::event(&request.body, namespace.unwrap_or_default()) {
+                return (422, status(422, &reason));
             }
             state.store.put(request.body.clone());
             (201, request.body.clone())
@@ -73,6 +64,9 @@ pub(super) fn answer(state: &mut State, request: &Request) -> (u16, Value) {
 }
 
 fn list(state: &mut State, plural: &str, request: &Request) -> (u16, Value) {
+    if let Err(reason) = validate::list(&request.query) {
+        return (400, status(400, &reason));
+    }
     let token = request.query.get("continue");
     let (version, mut items) = match token {
         Some(token) => match state.store.pages.remove(token) {
@@ -94,7 +88,11 @@ fn list(state: &mut State, plural: &str, request: &Request) -> (u16, Value) {
         metadata["continue"] = json!(token);
         state.store.pages.insert(token, (version, rest));
     }
-    let items: Vec<&Value> = items.iter().map(Arc::as_ref).collect();
+    let mut items: Vec<Value> = items.iter().map(|item| item.as_ref().clone()).collect();
+    for item in items.iter_mut().filter(|_| plural != "nodeconfigs") {
+        // Of a built-in kind the list says once what its items are.
+        item.as_object_mut().unwrap().retain(|field, _| field != "apiVersion" && field != "kind");
+    }
     (200, json!({ "apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items }))
 }
 
@@ -105,16 +103,33 @@ fn patch(state: &mut State, target: &Target, name: &str, request: &Request) -> (
     let patch = &request.body;
     match (request.content_type.as_str(), target.subresource.as_deref()) {
         // One field manager: what it applies is all there is.
-        ("application/apply-patch+yaml", Some("status")) => object["status"] = patch["status"].clone(),
+        ("application/apply-patch+yaml", Some("status")) => {
+            if let Err(reason) = validate::apply(name, request) {
+                return (400, status(400, &reason));
+            }
+            let uid = &patch["metadata"]["uid"];
+            if !uid.is_null() && *uid != object["metadata"]["uid"] {
+                return (409, status(409, "Precondition failed: UID in precondition does not match"));
+            }
+            object["status"] = patch["status"].clone();
+        }
         ("application/strategic-merge-patch+json", Some("status")) => {
             let mut conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             for new in patch["status"]["conditions"].as_array().unwrap() {
-                conditions.retain(|old| old["type"] != new["type"]);
-                conditions.push(new.clone());
+                match conditions.iter_mut().find(|old| old["type"] == new["type"]) {
+                    Some(old) => merge(old, new),
+                    None => conditions.push(new.clone()),
+                }
             }
             object["status"]["conditions"] = json!(conditions);
         }
-        ("application/merge-patch+json", _) => merge(&mut object, patch),
+        ("application/merge-patch+json", None) if target.plural == "events" => {
+            let old = object.clone();
+            merge(&mut object, patch);
+            if let Err(reason) = validate::event_update(&old, &object) {
+                return (422, status(422, &reason));
+            }
+        }
         (other, _) => return (415, status(415, other)),
     }
     state.store.put(object.clone());
@@ -146,12 +161,20 @@ pub(super) fn watch(
     request: &Request,
     is_over: &dyn Fn() -> bool,
 ) -> io::Result<()> {
-    let target = Target::of(&request.path).unwrap();
+    let target = request.target().unwrap();
     let query = |name: &str| request.query.get(name);
     let seconds = query("timeoutSeconds").map_or(300, |seconds| seconds.parse().unwrap());
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let mut seen: u64 = query("resourceVersion").map_or(0, |version| version.parse().unwrap());
     let marked = query("allowWatchBookmarks").is_some_and(|it| it == "true");
+    let refused = {
+        let allowed = request.access().is_some_and(|access| shared.state().allowed.contains(&access));
+        let valid = validate::list(&request.query);
+        if allowed { valid.err().map(|reason| (400, reason)) } else { Some((403, "no".to_owned())) }
+    };
+    if let Some((code, reason)) = refused {
+        return connection.write(code, &status(code, &reason));
+    }
     connection.begin()?;
     let mut state = shared.state();
     let selector = query("fieldSelector").filter(|_| state.selective);

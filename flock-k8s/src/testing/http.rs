@@ -13,6 +13,7 @@ pub struct Request {
     pub path: String,
     pub query: BTreeMap<String, String>,
     pub content_type: String,
+    pub authorization: Option<String>,
     pub body: Value,
 }
 
@@ -57,7 +58,8 @@ impl<'a> Connection<'a> {
         let query = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         let query = query.map(|(name, value)| (decoded(name), decoded(value))).collect();
         let content_type = headers.get("content-type").cloned().unwrap_or_default();
-        Ok(Some(Request { method, path: decoded(path), query, content_type, body }))
+        let authorization = headers.get("authorization").cloned();
+        Ok(Some(Request { method, path: decoded(path), query, content_type, authorization, body }))
     }
 
     fn more(&mut self, is_over: &dyn Fn() -> bool) -> io::Result<bool> {
@@ -80,11 +82,21 @@ impl<'a> Connection<'a> {
 
     pub(super) fn write(&mut self, status: u16, body: &Value) -> io::Result<()> {
         let body = body.to_string();
-        let head = format!(
-            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
+        let head = head(status, "application/json", body.len());
         (&mut &*self.stream).write_all(format!("{head}{body}").as_bytes())
+    }
+
+    pub(super) fn write_text(&mut self, status: u16, text: &str) -> io::Result<()> {
+        let head = head(status, "text/plain; charset=utf-8", text.len() + 1);
+        (&mut &*self.stream).write_all(format!("{head}{text}\n").as_bytes())
+    }
+
+    /// Of the answer only the first half of the body.
+    pub(super) fn write_half(&mut self, status: u16, body: &Value) -> io::Result<()> {
+        let body = body.to_string();
+        let head = head(status, "application/json", body.len());
+        let half = body.as_bytes().get(..body.len() / 2).unwrap();
+        (&mut &*self.stream).write_all(&[head.as_bytes(), half].concat())
     }
 
     /// The head of an answer in parts.
@@ -95,7 +107,10 @@ impl<'a> Connection<'a> {
 
     /// One part.
     pub(super) fn part(&mut self, body: &Value) -> io::Result<()> {
-        let body = format!("{body}\n");
+        self.chunk(&format!("{body}\n"))
+    }
+
+    pub(super) fn chunk(&mut self, body: &str) -> io::Result<()> {
         (&mut &*self.stream).write_all(format!("{:x}\r\n{body}\r\n", body.len()).as_bytes())
     }
 
@@ -110,6 +125,10 @@ impl<'a> Connection<'a> {
         self.stream.set_nonblocking(false).unwrap();
         closed
     }
+}
+
+fn head(status: u16, content_type: &str, length: usize) -> String {
+    format!("HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n")
 }
 
 fn decoded(text: &str) -> String {

@@ -16,6 +16,7 @@ use crate::bench::{manifest_of, node, soon};
 /// Short, so that what takes a while in a cluster does not here.
 pub(crate) const TIMING: Timing = Timing {
     watch: Duration::from_mins(5),
+    page: Duration::from_secs(20),
     read: Duration::from_secs(20),
     pause: (Duration::from_millis(5), Duration::from_millis(20)),
 };

@@ -6,7 +6,7 @@ use flock_core::config::NodeConfigSpec;
 use flock_core::ids::PodKey;
 use flock_core::ports::{NodeConfigView, PodSource, Readiness, Retry};
 use flock_k8s::Timing;
-use flock_k8s::testing::{FakeApiServer, Mood, Request};
+use flock_k8s::testing::{Answer, FakeApiServer, Mood, Request};
 use serde_json::{Value, json};
 
 use crate::bench::{key, soon};
@@ -164,7 +164,7 @@ async fn a_version_that_is_gone_leads_to_a_new_list_and_the_view_is_never_empty(
 async fn a_watch_refused_with_410_leads_to_a_new_list() {
     let cluster = Cluster::new().await;
     cluster.api.eventually("all is watched", |api| api.watching() == 3);
-    cluster.api.plan("GET", "/pods", 410);
+    cluster.api.plan("watch", "/pods", Answer::Status(410));
     cluster.api.cut();
     cluster.api.put(pod("one"));
     cluster.until_pods(&["one"]).await;

@@ -1,0 +1,266 @@
+//! One kind of objects, followed for ever: listed, then watched from there on.
+//!
+//! ```text
+//!            +--- pause <---- failure --------------------------+
+//!            v                                                  |
+//!          list ----> watch ---- ends, breaks, falls silent --> watch from the last version
+//!            ^          |
+//!            +--- pause + the API server says that it cannot go on from there (410 and whatever else)
+//! ```
+//!
+//! What was said last stays in force meanwhile. A pause grows with each failure and is never the same on two nodes; a
+//! watch that ends as soon as it has begun is a failure too.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures::StreamExt;
+use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::{Api, Client, Error, Resource};
+
+use crate::index::{Collection, Index};
+use crate::informer::{Shared, Timing};
+use crate::object::{Kind, Stripped};
+
+/// Objects of one page of a list: what is read at once is held at once.
+const PAGE: u32 = 50;
+
+/// Beyond the time it was asked for, a watch gets this much to say that it is over.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A watch that lived shorter has failed, whatever it said.
+const BRIEF: Duration = Duration::from_secs(1);
+
+/// What it takes to follow anything.
+#[derive(Clone)]
+pub(crate) struct Follower {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) client: Client,
+    pub(crate) timing: Timing,
+}
+
+/// Where the objects of a kind are kept.
+type Place<V> = fn(&mut Index) -> &mut Collection<V>;
+
+/// Why a list or a watch came to nothing.
+struct Failure {
+    reason: String,
+    /// The API server did not answer the question.
+    away: bool,
+    /// A watch may go on from the version it has.
+    resume: bool,
+}
+
+impl Failure {
+    /// Nobody said anything.
+    fn silence(reason: String) -> Self {
+        Self { reason, away: true, resume: true }
+    }
+
+    /// Something that is no answer.
+    fn nonsense(reason: &str) -> Self {
+        Self { reason: reason.to_owned(), away: true, resume: false }
+    }
+
+    fn of(error: &Error) -> Self {
+        let reason = causes(error);
+        match error {
+            // Where a kind is not known there is no object of it; all else says nothing about the objects.
+            Error::Api(status) => Self { reason, away: status.code != 404, resume: status.code == 429 },
+            Error::SerdeError(_) | Error::FromUtf8(_) => Self { reason, away: true, resume: false },
+            _ => Self::silence(reason),
+        }
+    }
+}
+
+/// An error with what led to it: what a TLS handshake failed for stands at the end.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let next = cause.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl Follower {
+    /// Keeps one collection up to date, for ever. `fields` selects the objects.
+    pub(crate) async fn follow<K: Kind>(self, fields: Option<String>, place: Place<K::View>)
+    where
+        Stripped<K>: Resource<DynamicType = ()>,
+    {
+        let api = Api::<Stripped<K>>::all(self.client.clone());
+        let mut pause = Pause::new(self.timing.pause);
+        let mut failing = false;
+        let mut version: Option<String> = None;
+        loop {
+            let outcome = match &mut version {
+                None => self.list(&api, fields.as_deref(), place).await.map(|listed| version = Some(listed)),
+                Some(version) => {
+                    let began = Instant::now();
+                    let outcome = self.watch(&api, fields.as_deref(), place, version).await;
+                    if began.elapsed() >= BRIEF.min(self.timing.watch / 2) {
+                        pause.reset();
+                    } else if outcome.is_ok() {
+                        tracing::debug!(kind = K::KIND, "watch ended at once");
+                        tokio::time::sleep(pause.next()).await;
+                    }
+                    outcome
+                }
+            };
+            let Err(failure) = outcome else {
+                if std::mem::take(&mut failing) {
+                    tracing::info!(kind = K::KIND, "the API server answers again");
+                }
+                continue;
+            };
+            if !std::mem::replace(&mut failing, true) {
+                let (kind, error) = (K::KIND, &failure.reason);
+                tracing::warn!(kind, error, "watch interrupted; what it said last stays in force");
+            }
+            if !failure.resume {
+                version = None;
+            }
+            self.shared.change(|index| index.set_away(failure.away));
+            tokio::time::sleep(pause.next()).await;
+        }
+    }
+
+    /// Reads everything; the version to watch from.
+    async fn list<K: Kind>(
+        &self,
+        api: &Api<Stripped<K>>,
+        fields: Option<&str>,
+        place: Place<K::View>,
+    ) -> Result<String, Failure>
+    where
+        Stripped<K>: Resource<DynamicType = ()>,
+    {
+        self.shared.prepare(|index| place(index).begin());
+        let mut params = ListParams::default().limit(PAGE);
+        params.field_selector = fields.map(str::to_owned);
+        loop {
+            // A page that keeps trickling would never be given up for its silence.
+            let page = match tokio::time::timeout(self.timing.page, api.list(&params)).await {
+                Err(_) => {
+                    let longest = self.timing.page.as_secs();
+                    return Err(Failure::silence(format!("no list within {longest} s")));
+                }
+                Ok(page) => page.map_err(|error| Failure::of(&error))?,
+            };
+            self.shared.prepare(|index| {
+                for object in page.items {
+                    place(index).list(object.key(), object.view);
+                }
+            });
+            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if params.continue_token.is_some() {
+                continue;
+            }
+            let version = page.metadata.resource_version.filter(|version| !version.is_empty());
+            let version = version.ok_or_else(|| Failure::nonsense("a list without a resource version"))?;
+            self.shared.change(|index| {
+                index.set_away(false);
+                place(index).end();
+            });
+            return Ok(version);
+        }
+    }
+
+    /// Takes changes over until the watch is over; `version` moves on with them.
+    async fn watch<K: Kind>(
+        &self,
+        api: &Api<Stripped<K>>,
+        fields: Option<&str>,
+        place: Place<K::View>,
+        version: &mut String,
+    ) -> Result<(), Failure>
+    where
+        Stripped<K>: Resource<DynamicType = ()>,
+    {
+        let seconds = u32::try_from(self.timing.watch.as_secs()).unwrap_or(u32::MAX).max(1);
+        let mut params = WatchParams::default().timeout(seconds);
+        params.field_selector = fields.map(str::to_owned);
+        let longest = self.timing.watch + GRACE;
+        let silent = || Failure::silence(format!("a watch was silent for {} s", longest.as_secs()));
+        let begin = tokio::time::timeout(longest, api.watch(&params, version)).await.map_err(|_| silent())?;
+        let mut events = std::pin::pin!(begin.map_err(|error| Failure::of(&error))?);
+        while let Some(event) = tokio::time::timeout(longest, events.next()).await.map_err(|_| silent())? {
+            let (object, gone) = match event.map_err(|error| Failure::of(&error))? {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+                WatchEvent::Deleted(object) => (object, true),
+                WatchEvent::Bookmark(bookmark) => {
+                    *version = bookmark.metadata.resource_version;
+                    continue;
+                }
+                // Whatever it is, asking for the same again would bring the same.
+                WatchEvent::Error(status) => {
+                    let away = status.code >= 500;
+                    return Err(Failure { reason: status.to_string(), away, resume: false });
+                }
+            };
+            let seen = object.meta().resource_version.clone().filter(|seen| !seen.is_empty());
+            *version = seen.ok_or_else(|| Failure::nonsense("an object without a resource version"))?;
+            self.shared.change(|index| match gone {
+                false => place(index).apply(object.key(), object.view),
+                true => place(index).delete(&object.key()),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// How long to wait after a failure: twice as long each time, with chance added, from the start again when a watch
+/// went well.
+struct Pause {
+    range: (Duration, Duration),
+    next: ExponentialBackoff,
+}
+
+impl Pause {
+    fn new(range: (Duration, Duration)) -> Self {
+        Self { range, next: Self::series(range) }
+    }
+
+    fn series((first, longest): (Duration, Duration)) -> ExponentialBackoff {
+        let series = ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest);
+        series.with_jitter().without_max_times().build()
+    }
+
+    fn reset(&mut self) {
+        self.next = Self::series(self.range);
+    }
+
+    fn next(&mut self) -> Duration {
+        self.next.next().unwrap_or(self.range.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_the_longest_and_are_never_the_same() {
+        let (first, longest) = (Duration::from_millis(500), Duration::from_secs(15));
+        let series = || {
+            let mut pause = Pause::new((first, longest));
+            (0..10).map(|_| pause.next()).collect::<Vec<_>>()
+        };
+        let (one, two) = (series(), series());
+        assert!(one.iter().all(|pause| (first..=longest * 2).contains(pause)), "{one:?}");
+        assert!(one[0] <= first * 2 && one[9] >= longest, "{one:?}");
+        assert_ne!(one, two);
+        let mut pause = Pause::new((first, longest));
+        for _ in 0..10 {
+            pause.next();
+        }
+        pause.reset();
+        assert!(pause.next() <= first * 2);
+    }
+}
