@@ -6,14 +6,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use flock_core::app::Node;
 use flock_core::config::NodeConfig;
 use flock_core::ids::NodeName;
 use flock_core::ports::{NodeConfigView, PodSource, Readiness, Revision, StatusSink};
-use flock_k8s::{KubePodSource, KubeStatus, ManifestPodSource, NODE_CONFIG_VERSION, SILENCE, Timing};
+use flock_k8s::{KubePodSource, KubeStatus, ManifestPodSource, NODE_CONFIG_VERSION, Pace, SILENCE, Timing};
 
 use crate::args::RunArgs;
 use crate::log_status::LogStatus;
@@ -46,37 +44,9 @@ pub(crate) async fn open(args: &RunArgs, node: &NodeName) -> anyhow::Result<Clus
         tracing::info!(file = %memory.path.display(), "the NodeConfig of the last run is there in case the API server is not");
     }
     let pods = KubePodSource::open(client.clone(), node, remembered, Timing::default());
-    let status = Arc::new(KubeStatus::new(client, node, &pods));
+    let status = Arc::new(KubeStatus::new(client, node, &pods, Pace::default()));
     let kube = Kube { status: Arc::clone(&status), memory };
     Ok(Cluster { pods: Arc::new(pods), status, kube: Some(kube) })
-}
-
-/// How often the node's network is said to be there, and how soon again where nobody heard it.
-const HEARTBEAT: (Duration, Duration) = (Duration::from_mins(1), Duration::from_secs(5));
-
-/// Says that the network of the node is there once pods can be attached, and goes on saying so.
-pub(crate) async fn keep_network_available(node: Arc<Node>, status: Arc<KubeStatus>) {
-    let mut failing = false;
-    loop {
-        let wait = if node.readiness().is_err() {
-            // Soon: the scheduler may wait for it.
-            Duration::from_millis(500)
-        } else {
-            match status.say_network_is_available().await {
-                Ok(()) => {
-                    failing = false;
-                    HEARTBEAT.0
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(op = "node_condition", %error, "the node does not show that its network is there");
-                    }
-                    HEARTBEAT.1
-                }
-            }
-        };
-        tokio::time::sleep(wait).await;
-    }
 }
 
 /// The file that keeps the last good NodeConfig: a manifest, as `--manifests` would read it.

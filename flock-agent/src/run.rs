@@ -52,7 +52,9 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     tokio::spawn(endpoint.serve(health, Arc::clone(&node)));
     if let Some(kube) = cluster.kube {
         loops.add(&stop, kube.memory.follow(Arc::clone(&ports.pods)));
-        loops.add(&stop, cluster::keep_network_available(Arc::clone(&node), kube.status));
+        let ready = Arc::clone(&node);
+        let say = async move { kube.status.keep_network_available(|| ready.readiness().is_ok()).await };
+        loops.add(&stop, say);
     }
     tracing::info!(node = %node.name(), socket = %args.socket.display(), "serving");
     tokio::select! {

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use crate::eligibility::{Evidence, Withheld, eligibility};
 use crate::family::Family;
-use crate::ids::{AttachmentId, PodKey};
+use crate::ids::{AttachmentId, PodKey, PodUid};
 use crate::ipam::Allocation;
 use crate::route::{Member, Members, NextHop, ObservedRoute, Route, RouteProtocol, Weight, host_prefix};
 
@@ -35,6 +35,8 @@ pub struct Holder {
     pub attachment: AttachmentId,
     /// Its pod, where known.
     pub pod: Option<PodKey>,
+    /// The UID of that, where known.
+    pub uid: Option<PodUid>,
     /// What it does for the address.
     pub role: Role,
     /// The pod's own address of that family, which packets are sent to; `None` without one.
@@ -97,7 +99,8 @@ fn holder(
         Err(why) if has_place() => Role::Draining(why),
         Err(why) => Role::Withheld(why),
     };
-    Holder { attachment: allocation.attachment.clone(), pod: allocation.pod.clone(), role, gateway }
+    let Allocation { attachment, pod, uid, .. } = allocation;
+    Holder { attachment: attachment.clone(), pod: pod.clone(), uid: uid.clone(), role, gateway }
 }
 
 /// A pod that has an anycast address and can never serve it.
@@ -109,16 +112,19 @@ pub struct Skipped {
     pub attachment: AttachmentId,
     /// Its pod, where known.
     pub pod: Option<PodKey>,
+    /// The UID of that, where known.
+    pub uid: Option<PodUid>,
 }
 
 impl Shared {
     /// Those of its pods that packets cannot be sent to: without an address of their own of that family.
     pub fn skipped(&self) -> impl Iterator<Item = Skipped> {
         let skipped = self.holders.iter().filter(|holder| holder.gateway.is_none());
-        skipped.map(|Holder { attachment, pod, .. }| Skipped {
+        skipped.map(|Holder { attachment, pod, uid, .. }| Skipped {
             address: self.address,
             attachment: attachment.clone(),
             pod: pod.clone(),
+            uid: uid.clone(),
         })
     }
 

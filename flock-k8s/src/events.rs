@@ -1,207 +1,225 @@
 //! Events (`events.k8s.io/v1`): the first of a kind is told at once, its repetitions are counted and told now and
-//! then, and however much happens, only so many are told at all.
+//! then, and however much happens, only so many are told at all. Nobody waits for the API server: what it does not hear
+//! is told when it does.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+mod told;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flock_core::ids::{NodeName, PodUid};
-use flock_core::ports::{NodeStatus, PodEvent, StatusError};
-use k8s_openapi::api::events::v1::Event;
+use flock_core::ports::{NodeStatus, PodEvent};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::{Event, EventSeries};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use serde_json::{Value, json};
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
-use crate::status::{MANAGER, within};
+use self::told::{About, Happening, Heard, Tell, Told};
+use crate::pause::Pause;
+use crate::status::{MANAGER, Pace, Unheard, within};
 
-/// Between two words on the same thing.
-const QUIET: Duration = Duration::from_mins(1);
-/// What is not repeated for so long is forgotten, and new when it comes again.
-const FORGOTTEN: Duration = Duration::from_mins(6);
-/// Events told at once, and how long one takes to be allowed again.
-const BUDGET: (u32, Duration) = (25, Duration::from_secs(5));
-
-/// What to do about something that happened.
-#[derive(Debug, PartialEq, Eq)]
-enum Tell {
-    First { name: String },
-    Again { name: String, count: i32 },
-    Nothing,
-}
-
-/// What has been told.
-#[derive(Debug)]
-struct Told {
-    series: BTreeMap<(String, String, String), Series>,
-    budget: u32,
-    refilled: Instant,
-    /// Makes the names of events differ.
-    serial: u64,
-}
-
-#[derive(Debug)]
-struct Series {
-    name: String,
-    count: i32,
-    told: Instant,
-    seen: Instant,
-}
-
-impl Told {
-    fn new(now: Instant) -> Self {
-        Self { series: BTreeMap::new(), budget: BUDGET.0, refilled: now, serial: 0 }
-    }
-
-    fn decide(&mut self, object: &str, reason: &str, note: &str, prefix: &str, now: Instant) -> Tell {
-        while self.budget < BUDGET.0 && now.duration_since(self.refilled) >= BUDGET.1 {
-            self.budget += 1;
-            self.refilled += BUDGET.1;
-        }
-        if self.budget == BUDGET.0 {
-            self.refilled = now;
-        }
-        self.series.retain(|_, series| now.duration_since(series.seen) < FORGOTTEN);
-        let key = (object.to_owned(), reason.to_owned(), note.to_owned());
-        if let Some(series) = self.series.get_mut(&key) {
-            series.count = series.count.saturating_add(1);
-            series.seen = now;
-            if now.duration_since(series.told) < QUIET || self.budget == 0 {
-                return Tell::Nothing;
-            }
-            series.told = now;
-            self.budget -= 1;
-            return Tell::Again { name: series.name.clone(), count: series.count };
-        }
-        if self.budget == 0 {
-            return Tell::Nothing;
-        }
-        self.budget -= 1;
-        self.serial += 1;
-        let name = format!("{prefix}.{:x}", self.serial);
-        self.series.insert(key, Series { name: name.clone(), count: 1, told: now, seen: now });
-        Tell::First { name }
-    }
-}
+/// The API server takes no longer ones.
+const NOTE: usize = 1024;
+const REPORTER: usize = 128;
 
 /// Tells of events.
 pub(crate) struct Events {
-    client: Client,
-    node: NodeName,
-    told: Mutex<Told>,
+    shared: Arc<Shared>,
+    /// The reason a NodeConfig was refused for last.
     refused: Mutex<Option<String>>,
-    /// Tells the events of this run from those of others.
-    run: String,
+    node: NodeName,
+    /// Ends with this value.
+    _teller: JoinSet<()>,
 }
 
-/// What an event is about.
-struct About {
-    api_version: &'static str,
-    kind: &'static str,
-    /// Where the event goes, which for an object without a namespace is `default`.
-    namespace: String,
-    object: Value,
-    name: String,
+struct Shared {
+    told: Mutex<Told>,
+    news: Notify,
+}
+
+impl Shared {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Events {
-    pub(crate) fn new(client: Client, node: NodeName) -> Self {
+    /// To be called within a Tokio runtime.
+    pub(crate) fn new(client: Client, node: NodeName, pace: Pace) -> Self {
         let run = format!("{:x}", Timestamp::now().as_nanosecond());
-        Self { client, node, told: Mutex::new(Told::new(Instant::now())), refused: Mutex::default(), run }
+        let told = Mutex::new(Told::new(run, pace.quiet, Instant::now()));
+        let shared = Arc::new(Shared { told, news: Notify::new() });
+        let teller = Teller {
+            client,
+            node: cut(node.as_str(), REPORTER).to_owned(),
+            shared: Arc::clone(&shared),
+            patience: pace.patience,
+        };
+        let mut task = JoinSet::new();
+        task.spawn(teller.run(Pause::new(pace.retry)));
+        Self { shared, refused: Mutex::default(), node, _teller: task }
     }
 
-    pub(crate) async fn tell_of_pod(&self, event: &PodEvent, uid: Option<PodUid>) -> Result<(), StatusError> {
-        let (namespace, name) = (event.pod.namespace().to_owned(), event.pod.name().to_owned());
-        let object = json!({ "namespace": namespace, "uid": uid });
-        let about = About { api_version: "v1", kind: "Pod", namespace, object, name };
-        self.tell(&about, event.reason, &event.message).await
+    /// Tells of a pod.
+    pub(crate) fn of_pod(&self, event: &PodEvent, uid: Option<PodUid>) {
+        let about = About {
+            api_version: "v1",
+            kind: "Pod",
+            namespace: Some(event.pod.namespace().to_owned()),
+            name: event.pod.name().to_owned(),
+            uid,
+        };
+        if !self.happened(about, event.reason, &event.message) {
+            tracing::debug!(pod = %event.pod, "one event too many");
+        }
     }
 
     /// Tells of a NodeConfig that is refused, once for each reason.
-    pub(crate) async fn tell_of_config(
-        &self,
-        status: &NodeStatus,
-        identity: Option<(Option<PodUid>, i64)>,
-    ) -> Result<(), StatusError> {
-        let Some((uid, _)) = identity else { return Ok(()) };
+    pub(crate) fn of_config(&self, status: &NodeStatus, uid: Option<PodUid>) {
         let refused =
             status.conditions.iter().find(|it| it.kind == "ConfigAccepted" && it.reason == "Refused");
         let reason = refused.map(|condition| condition.message.clone());
-        {
-            let mut last = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-            if *last == reason {
-                return Ok(());
-            }
-            last.clone_from(&reason);
+        let mut last = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last == reason {
+            return;
         }
-        let Some(message) = reason else { return Ok(()) };
         let about = About {
             api_version: "flock.fritzlab.net/v1alpha1",
             kind: "NodeConfig",
-            namespace: "default".to_owned(),
-            object: json!({ "uid": uid }),
+            namespace: None,
             name: self.node.to_string(),
+            uid,
         };
-        self.tell(&about, "ConfigRefused", &message).await
+        let told = reason.as_ref().is_none_or(|message| self.happened(about, "ConfigRefused", message));
+        if told {
+            *last = reason;
+        }
     }
 
-    async fn tell(&self, about: &About, reason: &str, note: &str) -> Result<(), StatusError> {
-        let object = format!("{} {}/{}", about.kind, about.namespace, about.name);
-        let prefix = format!("{}.{}", about.name, self.run);
-        let tell = {
-            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            told.decide(&object, reason, note, &prefix, Instant::now())
-        };
-        let api = Api::<Event>::namespaced(self.client.clone(), &about.namespace);
-        match tell {
-            Tell::Nothing => Ok(()),
-            Tell::First { name } => {
-                let event = self.event(&name, about, reason, note);
-                let Ok(event) = serde_json::from_value::<Event>(event) else { return Ok(()) };
-                let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-                within(api.create(&params, &event)).await.map(|_| ())
-            }
-            Tell::Again { name, count } => {
-                let series = json!({ "count": count, "lastObservedTime": micros(Timestamp::now()) });
-                let params =
-                    PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-                let patch = Patch::Merge(json!({ "series": series }));
-                within(api.patch(&name, &params, &patch)).await.map(|_| ())
+    fn happened(&self, about: About, reason: &'static str, note: &str) -> bool {
+        let what = Happening { about, reason, note: cut(note, NOTE).to_owned() };
+        let taken = self.shared.told().happened(what, Instant::now(), Timestamp::now());
+        self.shared.news.notify_one();
+        taken
+    }
+}
+
+/// Sends what is to be told, one after the other.
+struct Teller {
+    client: Client,
+    node: String,
+    shared: Arc<Shared>,
+    patience: Duration,
+}
+
+impl Teller {
+    async fn run(self, mut pause: Pause) {
+        let mut failing = false;
+        loop {
+            let next = self.shared.told().next();
+            let Some((what, tell)) = next else {
+                self.shared.news.notified().await;
+                continue;
+            };
+            let outcome = self.tell(&what, &tell).await;
+            let heard = heard(&tell, outcome.as_ref().err());
+            self.shared.told().heard(&what, heard, Instant::now());
+            let Err(error) = outcome else {
+                pause.reset();
+                failing = false;
+                continue;
+            };
+            if heard == Heard::Silence {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(op = "event", %error, "events are told later");
+                }
+                tokio::time::sleep(pause.next()).await;
+            } else if heard == Heard::Refused {
+                tracing::warn!(object = what.about.name, reason = what.reason, %error, "event refused");
             }
         }
     }
 
-    fn event(&self, name: &str, about: &About, reason: &str, note: &str) -> Value {
-        let mut regarding = about.object.clone();
-        regarding["apiVersion"] = json!(about.api_version);
-        regarding["kind"] = json!(about.kind);
-        regarding["name"] = json!(about.name);
-        json!({
-            "metadata": { "name": name, "namespace": about.namespace },
-            "eventTime": micros(Timestamp::now()),
-            "reportingController": "flock.fritzlab.net/agent",
-            "reportingInstance": self.node,
-            "action": "Network",
-            "reason": reason,
-            "regarding": regarding,
-            "note": cut(note),
-            "type": "Warning",
-        })
+    async fn tell(&self, what: &Happening, tell: &Tell) -> Result<(), Unheard> {
+        // Of an object without a namespace it is told in this one.
+        let namespace = what.about.namespace.as_deref().unwrap_or("default");
+        let api = Api::<Event>::namespaced(self.client.clone(), namespace);
+        let manager = Some(MANAGER.to_owned());
+        match tell {
+            Tell::First { name, since, count } => {
+                let event = self.event(what, namespace, name, *since, *count);
+                let params = PostParams { field_manager: manager, ..PostParams::default() };
+                within(self.patience, api.create(&params, &event)).await.map(|_| ())
+            }
+            Tell::Again { name, count } => {
+                let patch = Patch::Merge(json!({ "series": series(*count) }));
+                let params = PatchParams { field_manager: manager, ..PatchParams::default() };
+                within(self.patience, api.patch(name, &params, &patch)).await.map(|_| ())
+            }
+        }
+    }
+
+    fn event(&self, what: &Happening, namespace: &str, name: &str, since: Timestamp, count: i32) -> Event {
+        let Happening { about, reason, note } = what;
+        Event {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(since)),
+            series: (count > 1).then(|| series(count)),
+            reporting_controller: Some("flock.fritzlab.net/agent".to_owned()),
+            reporting_instance: Some(self.node.clone()),
+            action: Some("Network".to_owned()),
+            reason: Some((*reason).to_owned()),
+            regarding: Some(ObjectReference {
+                api_version: Some(about.api_version.to_owned()),
+                kind: Some(about.kind.to_owned()),
+                namespace: about.namespace.clone(),
+                name: Some(about.name.clone()),
+                uid: about.uid.as_ref().map(ToString::to_string),
+                ..ObjectReference::default()
+            }),
+            note: Some(note.clone()),
+            type_: Some("Warning".to_owned()),
+            ..Event::default()
+        }
     }
 }
 
-/// The API server takes notes of at most 1024 bytes.
-fn cut(note: &str) -> &str {
-    let mut end = note.len().min(1024);
-    while !note.is_char_boundary(end) {
+/// It happened so often, and just now again.
+fn series(count: i32) -> EventSeries {
+    EventSeries { count, last_observed_time: MicroTime(Timestamp::now()) }
+}
+
+fn heard(tell: &Tell, error: Option<&Unheard>) -> Heard {
+    match (tell, error) {
+        (_, None) => Heard::Yes,
+        // An earlier try got through after all.
+        (Tell::First { .. }, Some(Unheard::Refused { code: 409, reason, .. }))
+            if reason == "AlreadyExists" =>
+        {
+            Heard::Yes
+        }
+        (Tell::Again { .. }, Some(Unheard::Refused { code: 404, .. })) => Heard::Gone,
+        (_, Some(Unheard::Refused { .. })) => Heard::Refused,
+        (_, Some(Unheard::Unavailable { .. })) => Heard::Silence,
+    }
+}
+
+/// The start of a text, in so many bytes.
+fn cut(text: &str, limit: usize) -> &str {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    note.get(..end).unwrap_or_default()
-}
-
-/// As the fields of type `MicroTime` want it.
-fn micros(time: Timestamp) -> String {
-    format!("{time:.6}")
+    text.get(..end).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -209,34 +227,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repetitions_are_counted_and_told_now_and_then() {
-        let start = Instant::now();
-        let mut told = Told::new(start);
-        let mut at = |seconds| told.decide("Pod a/b", "R", "note", "b", start + Duration::from_secs(seconds));
-        assert_eq!(at(0), Tell::First { name: "b.1".to_owned() });
-        assert_eq!(at(1), Tell::Nothing);
-        assert_eq!(at(59), Tell::Nothing);
-        assert_eq!(at(60), Tell::Again { name: "b.1".to_owned(), count: 4 });
-        assert_eq!(at(61), Tell::Nothing);
-        assert_eq!(at(61 + 360), Tell::First { name: "b.2".to_owned() }, "forgotten meanwhile");
-    }
-
-    #[test]
-    fn a_flood_is_cut_off_and_ends() {
-        let start = Instant::now();
-        let mut told = Told::new(start);
-        let mut firsts = |from: u32, at: Instant| {
-            let tells = (from..from + 1000).map(|n| told.decide(&n.to_string(), "R", "note", "b", at));
-            tells.filter(|tell| *tell != Tell::Nothing).count()
-        };
-        assert_eq!(firsts(0, start), 25);
-        assert_eq!(firsts(1000, start + Duration::from_secs(10)), 2);
-    }
-
-    #[test]
     fn a_note_is_cut_between_characters() {
-        assert_eq!(cut(&"é".repeat(600)).len(), 1024);
-        assert_eq!(cut(&format!("a{}", "é".repeat(600))).len(), 1023);
-        assert_eq!(cut("short"), "short");
+        assert_eq!(cut(&"é".repeat(600), NOTE).len(), 1024);
+        assert_eq!(cut(&format!("a{}", "é".repeat(600)), NOTE).len(), 1023);
+        assert_eq!(cut("short", NOTE), "short");
     }
 }

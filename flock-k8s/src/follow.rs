@@ -14,7 +14,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures::StreamExt;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Client, Error, Resource};
@@ -22,6 +21,7 @@ use kube::{Api, Client, Error, Resource};
 use crate::index::{Collection, Index};
 use crate::informer::{Shared, Timing};
 use crate::object::{Kind, Stripped};
+use crate::pause::Pause;
 
 /// Objects of one page of a list: what is read at once is held at once.
 const PAGE: u32 = 50;
@@ -212,55 +212,5 @@ impl Follower {
             });
         }
         Ok(())
-    }
-}
-
-/// How long to wait after a failure: twice as long each time, with chance added, from the start again when a watch
-/// went well.
-struct Pause {
-    range: (Duration, Duration),
-    next: ExponentialBackoff,
-}
-
-impl Pause {
-    fn new(range: (Duration, Duration)) -> Self {
-        Self { range, next: Self::series(range) }
-    }
-
-    fn series((first, longest): (Duration, Duration)) -> ExponentialBackoff {
-        let series = ExponentialBuilder::default().with_min_delay(first).with_max_delay(longest);
-        series.with_jitter().without_max_times().build()
-    }
-
-    fn reset(&mut self) {
-        self.next = Self::series(self.range);
-    }
-
-    fn next(&mut self) -> Duration {
-        self.next.next().unwrap_or(self.range.1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_the_longest_and_are_never_the_same() {
-        let (first, longest) = (Duration::from_millis(500), Duration::from_secs(15));
-        let series = || {
-            let mut pause = Pause::new((first, longest));
-            (0..10).map(|_| pause.next()).collect::<Vec<_>>()
-        };
-        let (one, two) = (series(), series());
-        assert!(one.iter().all(|pause| (first..=longest * 2).contains(pause)), "{one:?}");
-        assert!(one[0] <= first * 2 && one[9] >= longest, "{one:?}");
-        assert_ne!(one, two);
-        let mut pause = Pause::new((first, longest));
-        for _ in 0..10 {
-            pause.next();
-        }
-        pause.reset();
-        assert!(pause.next() <= first * 2);
     }
 }

@@ -11,6 +11,7 @@ mod index;
 mod informer;
 mod manifests;
 mod object;
+mod pause;
 mod published;
 mod status;
 #[cfg(feature = "test-util")]
@@ -23,4 +24,4 @@ pub use manifests::{
     MAX_FILE_BYTES, ManifestPodSource, NODE_CONFIG_VERSION, OpenError, is_manifest, read_manifests,
     read_objects,
 };
-pub use status::KubeStatus;
+pub use status::{KubeStatus, Pace};

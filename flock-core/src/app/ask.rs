@@ -11,7 +11,7 @@ use crate::config::NodeConfig;
 use crate::iid::Field;
 use crate::ipam::{IpamError, Request};
 use crate::pod_plan::{PlanError, PodFacts, PodPlan, pod_plan};
-use crate::ports::{ClusterView, PodEvent, PodSourceError, PodView};
+use crate::ports::{ClusterView, PodEvent, PodSourceError, PodView, Retry};
 
 impl Node {
     /// What an ADD asks of the allocator: the pod's annotations, held against the configuration.
@@ -68,7 +68,8 @@ impl Node {
     /// Tells the owner of a pod why it gets no network, where that is for the owner to change.
     pub(super) async fn tell_owner(&self, request: &AttachRequest, error: &AttachError) {
         let (Some(pod), true) = (request.pod.clone(), is_owners(error)) else { return };
-        let event = PodEvent { pod, reason: "NetworkRefused", message: error.to_string() };
+        let uid = request.uid.clone();
+        let event = PodEvent { pod, uid, reason: "NetworkRefused", message: error.to_string() };
         if let Err(error) = self.ports.status.event(&event).await {
             tracing::warn!(pod = %event.pod, op = "add", %error, "event is lost");
         }
@@ -94,7 +95,9 @@ impl State {
 /// Whether the pod asks for something it cannot have.
 fn is_owners(error: &AttachError) -> bool {
     match error {
-        AttachError::Annotation(_) | AttachError::Plan(_) => true,
+        AttachError::Annotation(_) => true,
+        // What is not known yet is nobody's to change.
+        AttachError::Plan(error) => error.retry() == Retry::Never,
         AttachError::Ipam(error) => matches!(
             error,
             IpamError::NoMatch { .. }

@@ -121,14 +121,14 @@ impl Node {
             state.skipped = skipped;
             news
         };
-        for Skipped { address, attachment, pod } in events {
+        for Skipped { address, attachment, pod, uid } in events {
             let family = Family::of(address);
             let message = format!(
                 "anycast address {address} is not served: the pod has no {family} address of its own"
             );
             tracing::warn!(%attachment, op = "sync_routes", message);
             let Some(pod) = pod else { continue };
-            let event = PodEvent { pod, reason: "AddressWithheld", message };
+            let event = PodEvent { pod, uid, reason: "AddressWithheld", message };
             if let Err(error) = self.ports.status.event(&event).await {
                 tracing::warn!(pod = %event.pod, op = "sync_routes", %error, "event is lost");
             }

@@ -2,7 +2,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{PeerStatus, Retry};
-use crate::ids::PodKey;
+use crate::ids::{PodKey, PodUid};
 use crate::ipam::PoolUsage;
 
 /// Where flock tells people how it is: the NodeConfig's status and Events in a cluster, the log elsewhere.
@@ -11,7 +11,7 @@ pub trait StatusSink: Send + Sync {
     /// Publishes the state of the node; the same state twice is a no-op.
     async fn publish(&self, status: &NodeStatus) -> Result<(), StatusError>;
 
-    /// Tells the owner of a pod something.
+    /// Tells the owner of a pod something. Does not wait until it is heard.
     async fn event(&self, event: &PodEvent) -> Result<(), StatusError>;
 }
 
@@ -47,6 +47,8 @@ pub struct Condition {
 pub struct PodEvent {
     /// The pod.
     pub pod: PodKey,
+    /// Its UID, where known: names are used again.
+    pub uid: Option<PodUid>,
     /// `CamelCase` word for machines.
     pub reason: &'static str,
     /// A sentence for people.

@@ -8,3 +8,5 @@ mod informer;
 mod manifests;
 mod policy;
 mod schema;
+mod telling;
+mod trouble;
