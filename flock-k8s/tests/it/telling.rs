@@ -225,7 +225,7 @@ async fn an_event_that_is_refused_is_no_error_for_ever_and_no_flood() {
 }
 
 /// Waits for what does not wait.
-fn futures_lite<T>(future: impl Future<Output = T>) -> T {
+fn at_once<T>(future: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(future))
 }
 
