@@ -76,6 +76,10 @@ fn refused(field: &'static str) -> impl Fn(IdError) -> ConvertError {
 }
 
 fn ready(status: &PodStatus) -> bool {
+    // Who ends a pod from outside, such as the garbage collector, may leave its conditions as they were.
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return false;
+    }
     match status.conditions.as_deref() {
         None | Some([]) => true,
         Some(conditions) => conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
@@ -179,6 +183,17 @@ mod tests {
         assert!(!ready(json!({"conditions": []})));
         assert!(!ready(json!({"conditions": [{"type": "PodScheduled", "status": "True"}]})));
         assert!(ready(json!({"conditions": [{"type": "Ready", "status": "True"}]})));
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_is_not_ready_whatever_its_condition_says() {
+        let ready = |phase: &str| {
+            let conditions = json!([{"type": "Ready", "status": "True"}]);
+            view_of(json!({"status": {"phase": phase, "conditions": conditions}})).ready
+        };
+        assert!(ready("Running"));
+        assert!(!ready("Succeeded"));
+        assert!(!ready("Failed"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod directory;
 mod informer;
 mod manifests;
 mod policy;
+mod rights;
 mod schema;
 mod telling;
 mod trouble;
