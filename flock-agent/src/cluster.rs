@@ -79,10 +79,10 @@ impl Memory {
             if let Some(seen) = seen {
                 pods.changed(seen).await;
             }
-            // Before the view, which is at least as new then.
+            // In this order: a readiness that comes late wakes us, and the view is at least as new as it.
+            seen = Some(pods.snapshot().revision);
             let ready = pods.ready() == Readiness::Ready;
             let view = pods.snapshot();
-            seen = Some(view.revision);
             if !ready {
                 continue;
             }

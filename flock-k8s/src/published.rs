@@ -9,22 +9,24 @@ use tokio::sync::watch;
 /// A view and how far its source has got; whoever waits is woken when either changes.
 #[derive(Debug)]
 pub(crate) struct Published {
-    view: ArcSwap<ClusterView>,
-    state: watch::Sender<(Revision, Readiness)>,
+    /// Together, so that nobody sees the one without the other.
+    shown: ArcSwap<(Arc<ClusterView>, Readiness)>,
+    revision: watch::Sender<Revision>,
 }
 
 impl Published {
     /// An empty view.
     pub(crate) fn new(readiness: Readiness) -> Self {
-        Self { view: ArcSwap::default(), state: watch::Sender::new((Revision::default(), readiness)) }
+        Self { shown: ArcSwap::from_pointee((Arc::default(), readiness)), revision: watch::Sender::default() }
     }
 
     /// Puts a view in the place of the last one, unless nothing is different; returns the problems that are new.
     /// One caller at a time.
     pub(crate) fn publish(&self, mut view: ClusterView, readiness: Readiness) -> Vec<String> {
-        let old = self.view.load();
+        let shown = self.shown.load();
+        let (old, was) = &**shown;
         view.revision = old.revision;
-        if view == **old && readiness == self.ready() {
+        if view == **old && readiness == *was {
             return Vec::new();
         }
         let is_news = |problem: &&String| !old.problems.contains(problem);
@@ -32,26 +34,62 @@ impl Published {
         view.revision.0 = view.revision.0.saturating_add(1);
         let revision = view.revision;
         // The view first: whoever hears of a revision finds it.
-        self.view.store(Arc::new(view));
-        self.state.send_replace((revision, readiness));
+        self.shown.store(Arc::new((Arc::new(view), readiness)));
+        self.revision.send_replace(revision);
         news
     }
 
+    /// At least as new as any view seen before.
     pub(crate) fn ready(&self) -> Readiness {
-        self.state.borrow().1
+        self.shown.load().1
     }
 
+    /// At least as new as any readiness seen before.
     pub(crate) fn snapshot(&self) -> Arc<ClusterView> {
-        self.view.load_full()
+        Arc::clone(&self.shown.load().0)
     }
 
     pub(crate) async fn changed(&self, seen: Revision) -> Revision {
-        let mut state = self.state.subscribe();
-        let revision = state.wait_for(|(revision, _)| *revision != seen).await.map(|state| state.0);
+        let mut revision = self.revision.subscribe();
+        let revision = revision.wait_for(|revision| *revision != seen).await.map(|revision| *revision);
         match revision {
             Ok(revision) => revision,
             // The sender lives as long as `self`.
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_view_and_its_readiness_show_together() {
+        const LAST: u64 = 50_000;
+        let readiness = |revision: u64| match revision % 2 {
+            0 => Readiness::Ready,
+            _ => Readiness::Starting("the next"),
+        };
+        let published = Published::new(readiness(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for revision in 1..=LAST {
+                    published.publish(ClusterView::default(), readiness(revision));
+                }
+            });
+            loop {
+                let before = published.snapshot().revision;
+                let ready = published.ready();
+                if published.snapshot().revision == before {
+                    assert_eq!(ready, readiness(before.0), "{before:?}");
+                }
+                if before.0 == LAST {
+                    break;
+                }
+            }
+        });
     }
 }

@@ -10,6 +10,7 @@ mod http;
 mod rules;
 mod script;
 mod store;
+mod tls;
 mod validate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ pub use self::http::Request;
 pub use self::rules::{Access, allowed};
 pub use self::script::{Answer, Then, error_event};
 use self::store::Store;
+pub use self::tls::Authority;
 
 /// What the server does with what reaches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,4 +10,5 @@ mod policy;
 mod rights;
 mod schema;
 mod telling;
+mod tls;
 mod trouble;
