@@ -117,6 +117,7 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
 async fn routing(node: Arc<Node>, mut config: watch::Receiver<u64>, health: Arc<Health>) {
     let mut backoff = Backoff::default();
     let mut reported = None;
+    let mut outdated = false;
     loop {
         config.mark_unchanged();
         let outcome = node.sync_routing().await;
@@ -140,8 +141,12 @@ async fn routing(node: Arc<Node>, mut config: watch::Receiver<u64>, health: Arc<
                 if error.retry() == Retry::Never { RESYNC } else { backoff.next() }
             }
         };
-        if let Err(error) = node.publish(clock::now()).await {
-            tracing::warn!(op = "publish", %error, "the status is out of date");
+        match node.publish(clock::now()).await {
+            Ok(()) => outdated = false,
+            Err(error) if !std::mem::replace(&mut outdated, true) => {
+                tracing::warn!(op = "publish", %error, "the status is out of date");
+            }
+            Err(_) => {}
         }
         tokio::select! {
             changed = config.changed() => if changed.is_err() { return },

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{IpAddr, TcpListener};
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -86,12 +86,32 @@ impl TestNode {
     }
 
     pub(crate) fn command(&self) -> Command {
-        let at = |name: &str| self.dir.path().join(name);
         let (flag, cluster) = self.cluster.flag();
         let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
+        self.arguments(&mut command);
+        command.arg(flag).arg(cluster);
+        command
+    }
+
+    /// The agent as a pod of a cluster has it: API server by environment, and an account of these files, which nobody
+    /// else sees.
+    pub(crate) fn command_in_cluster(&self, server: SocketAddr, account: &Path) -> Command {
+        const MOUNT: &str = r#"
+            run="$(readlink -f /var/run)" && mount -t tmpfs none "$run" && at="$run/secrets/kubernetes.io" &&
+            mkdir -p "$at" && cp -r "$1" "$at/serviceaccount" && shift && exec "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", MOUNT, "sh"]).arg(account);
+        command.arg(env!("CARGO_BIN_EXE_flock-agent"));
+        self.arguments(&mut command);
+        command.env("KUBERNETES_SERVICE_HOST", server.ip().to_string());
+        command.env("KUBERNETES_SERVICE_PORT", server.port().to_string());
+        command
+    }
+
+    fn arguments(&self, command: &mut Command) {
+        let at = |name: &str| self.dir.path().join(name);
         command.args(["run", "--node-name", "n1"]);
         for (flag, path) in [
-            (flag, cluster.to_owned()),
             ("--socket", self.socket()),
             ("--state", self.state_file()),
             ("--bird-conf", at("bird.conf")),
@@ -100,7 +120,6 @@ impl TestNode {
             command.arg(flag).arg(path);
         }
         command.stdin(Stdio::null());
-        command
     }
 
     pub(crate) fn start(&self) {

@@ -1,8 +1,10 @@
 //! The agent with an API server: what it needs of it, what it writes, and what it does without.
 
+use std::net::TcpListener;
+
 use flock_cni::error::code;
 use flock_cni::wire::{Add, Call};
-use flock_k8s::testing::Mood;
+use flock_k8s::testing::{Answer, Authority, Mood};
 use serde_json::json;
 
 use crate::cluster::Source;
@@ -117,4 +119,57 @@ fn idle_memory_does_not_grow_with_pods_elsewhere() {
     let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     let kilobytes: u32 = own.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(kilobytes < 10_000, "{kilobytes} kB");
+}
+
+#[test]
+fn a_pod_of_the_cluster_finds_its_api_server_by_ipv6_and_trusts_the_authority_of_the_cluster_alone() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::of(Source::ApiServer);
+    node.put(&node_config());
+    let api = node.cluster.api();
+    let authority = Authority::new();
+    let server = node
+        .netns
+        .run(|| api.with_tls(TcpListener::bind("[::1]:0").unwrap(), &authority, &["kubernetes", "::1"]));
+    let account = node.dir.path().join("account");
+    std::fs::create_dir(&account).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(account.join(name), text).unwrap();
+    write("namespace", "kube-system");
+    write("token", "of-the-account");
+    write("ca.crt", &Authority::new().pem());
+    node.start_as(node.command_in_cluster(server, &account));
+    eventually("the log says why", || node.log().contains("invalid peer certificate"), || node.log());
+    assert!(api.requests().is_empty());
+    node.kill();
+    write("ca.crt", &authority.pem());
+    node.start_as(node.command_in_cluster(server, &account));
+    node.wait_ready();
+    let requests = api.requests();
+    assert!(requests.iter().all(|it| it.authorization.as_deref() == Some("Bearer of-the-account")));
+}
+
+#[test]
+fn a_refused_pod_does_not_wait_for_the_api_server_to_hear_of_it() {
+    if !netns_available() {
+        return;
+    }
+    let node = serving();
+    let api = node.cluster.api();
+    api.plan_always("create", "/events", Answer::Trickle);
+    let bad = || {
+        let annotations = Some(annotations(&[("ipv6", "perhaps")]));
+        Add { annotations, ..add_of(&pod("bad", &[]), &Netns::new()) }
+    };
+    let posts = || api.requests().into_iter().filter(|it| it.verb() == "create").count();
+    for _ in 0..20 {
+        node.add_with(bad()).unwrap_err();
+    }
+    // Otherwise each would have tried once, and waited until it was given up.
+    eventually("the cluster is told", || posts() == 1, || node.log());
+    api.as_ever();
+    api.cut();
+    eventually("it is told in the end", || !api.all("events").is_empty(), || node.log());
+    assert_eq!(api.all("events")[0]["series"]["count"], 20);
 }
