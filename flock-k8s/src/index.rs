@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flock_core::config::{NodeConfig, NodeConfigSpec};
-use flock_core::ids::{NodeName, PodUid};
+use flock_core::ids::NodeName;
 use flock_core::ports::{ClusterView, NodeConfigView, PodView, Readiness};
 
 use crate::object::{OwnView, PoolsView};
@@ -146,9 +146,9 @@ impl Index {
         self.by_label
     }
 
-    /// UID and generation of the NodeConfig as last seen.
-    pub(crate) fn identity(&self) -> Option<(Option<PodUid>, i64)> {
-        self.own.good().next().map(|(_, own)| (own.uid.clone(), own.config.generation))
+    /// The NodeConfig as last seen.
+    pub(crate) fn own(&self) -> Option<Arc<OwnView>> {
+        self.own.good().next().map(|(_, own)| Arc::clone(own))
     }
 
     fn config(&self) -> Option<NodeConfigView> {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn own(config: NodeConfigView) -> OwnView {
-        OwnView { uid: None, config }
+        OwnView { uid: None, config, since: BTreeMap::new() }
     }
 
     fn labelled(asn: u64) -> NodeConfigView {

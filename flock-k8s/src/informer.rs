@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flock_core::ids::{NodeName, PodKey, PodUid};
+use flock_core::ids::{NodeName, PodKey};
 use flock_core::ports::{
     ClusterView, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision,
 };
@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::follow::{Follower, causes};
 use crate::index::Index;
-use crate::object::{Namespaces, Others, Own, Pods, Stripped};
+use crate::object::{Namespaces, Others, Own, OwnView, Pods, Stripped};
 use crate::published::Published;
 
 /// How patient the source is.
@@ -93,9 +93,9 @@ impl Shared {
         self.by_label.send_if_modified(|wanted| std::mem::replace(wanted, by_label) != by_label);
     }
 
-    /// UID and generation of the node's NodeConfig, where there is one.
-    pub(crate) fn identity(&self) -> Option<(Option<PodUid>, i64)> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner).identity()
+    /// The node's NodeConfig, where there is one.
+    pub(crate) fn own(&self) -> Option<Arc<OwnView>> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner).own()
     }
 
     pub(crate) fn view(&self) -> Arc<ClusterView> {

@@ -12,6 +12,7 @@ use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -150,6 +151,8 @@ pub(crate) struct Own;
 pub(crate) struct OwnView {
     pub(crate) uid: Option<PodUid>,
     pub(crate) config: NodeConfigView,
+    /// What its status says of each condition, and since when.
+    pub(crate) since: BTreeMap<String, (bool, String)>,
 }
 
 impl Kind for Own {
@@ -165,9 +168,18 @@ impl Kind for Own {
         let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default();
         let uid = object.pointer("/metadata/uid").and_then(Value::as_str);
         let uid = uid.and_then(|uid| PodUid::parse(uid).ok());
+        let since = object.pointer("/status/conditions").and_then(Value::as_array);
+        let since = since.into_iter().flatten().filter_map(condition).collect();
         let spec = spec::<NodeConfigSpec>(&mut object);
-        Ok(OwnView { uid, config: NodeConfigView { generation, spec } })
+        Ok(OwnView { uid, config: NodeConfigView { generation, spec }, since })
     }
+}
+
+/// A condition that makes sense.
+fn condition(value: &Value) -> Option<(String, (bool, String))> {
+    let text = |field: &str| value.get(field)?.as_str();
+    let since = text("lastTransitionTime").filter(|since| since.parse::<Timestamp>().is_ok())?;
+    Some((text("type")?.to_owned(), (text("status")? == "True", since.to_owned())))
 }
 
 /// The `NodeConfig`s of all nodes, of which the pools count.

@@ -9,7 +9,7 @@ use flock_core::ids::NodeName;
 use flock_core::ports::{NodeStatus, PodEvent, StatusError, StatusSink};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{PartialObjectMeta, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ use crate::crd::{NodeConfig, Status};
 use crate::events::Events;
 use crate::follow::causes;
 use crate::informer::{KubePodSource, Shared};
+use crate::object::OwnView;
 
 /// The field manager of everything the agent writes.
 pub(crate) const MANAGER: &str = "flock-agent";
@@ -124,12 +125,12 @@ impl KubeStatus {
         });
         let patch = Patch::Strategic(json!({ "status": { "conditions": [condition] } }));
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let api = Api::<Node>::all(self.client.clone());
+        let api = Api::<PartialObjectMeta<Node>>::all(self.client.clone());
         within(self.pace.patience, api.patch_status(self.node.as_str(), &params, &patch)).await.map(|_| ())
     }
 
     /// What is to be written now, if anything.
-    fn news(&self, status: &NodeStatus, object: &str, generation: i64) -> Option<Value> {
+    fn news(&self, status: &NodeStatus, object: &str, own: &OwnView) -> Option<Value> {
         let mut written = self.written();
         let apart = match &written.status {
             Some((last, of)) if of == object && last == status => return None,
@@ -144,13 +145,15 @@ impl KubeStatus {
         let now = seconds(Timestamp::now());
         for condition in &status.conditions {
             let since = written.since.entry(condition.kind.clone());
-            let since = since.or_insert_with(|| (condition.status, now.clone()));
+            // An earlier run may have said the same.
+            let before = || own.since.get(&condition.kind).cloned();
+            let since = since.or_insert_with(|| before().unwrap_or((condition.status, now.clone())));
             if since.0 != condition.status {
                 *since = (condition.status, now.clone());
             }
         }
         let since = |kind: &str| written.since.get(kind).map_or_else(|| now.clone(), |since| since.1.clone());
-        let status = Status::of(status, Some(generation), since);
+        let status = Status::of(status, Some(own.config.generation), since);
         Some(json!({
             "apiVersion": "flock.fritzlab.net/v1alpha1",
             "kind": "NodeConfig",
@@ -164,11 +167,12 @@ impl KubeStatus {
 impl StatusSink for KubeStatus {
     async fn publish(&self, status: &NodeStatus) -> Result<(), StatusError> {
         // There is nothing to write to; the log says so.
-        let Some((uid, generation)) = self.shared.identity() else { return Ok(()) };
-        self.events.of_config(status, uid.clone());
-        let object = format!("{uid:?} {generation}");
-        let Some(body) = self.news(status, &object, generation) else { return Ok(()) };
-        let api = Api::<NodeConfig>::all(self.client.clone());
+        let Some(own) = self.shared.own() else { return Ok(()) };
+        self.events.of_config(status, own.uid.clone());
+        let object = format!("{:?} {}", own.uid, own.config.generation);
+        let Some(body) = self.news(status, &object, &own) else { return Ok(()) };
+        // Of the answer only this is read: whether it is a good NodeConfig does not matter here.
+        let api = Api::<PartialObjectMeta<NodeConfig>>::all(self.client.clone());
         let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(body));
         let request = api.patch_status(self.node.as_str(), &params, &patch);
         let outcome = within(self.pace.patience, request).await;

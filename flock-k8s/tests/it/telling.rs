@@ -33,6 +33,14 @@ struct Bench {
 }
 
 impl Bench {
+    /// Tells of the node of a cluster, once that has been read.
+    async fn around(cluster: Cluster) -> Self {
+        cluster.ready().await;
+        let client = client(&cluster.api, SILENCE).await;
+        let status = Arc::new(KubeStatus::new(client, &node(), &cluster.source, PACE));
+        Self { cluster, status }
+    }
+
     async fn new(pace: Pace) -> Self {
         let cluster = Cluster::new().await;
         let spec = json!({"cidr6": ["2001:db8:f001::/64"], "bgp": {"asn": 65101}});
@@ -325,7 +333,7 @@ async fn the_status_is_applied_when_it_changes() {
     assert_eq!(body, expected);
     let object = bench.api().get("nodeconfigs", None, "node-a").unwrap();
     let admitted = admit(&schema(), &object).unwrap();
-    assert_eq!(admitted["status"], object["status"], "nothing is pruned");
+    assert_eq!(admitted["status"], object["status"], "nothing is missing");
 
     status.pods = 2;
     assert!(bench.publish(&status).await);
@@ -349,6 +357,41 @@ async fn a_condition_keeps_its_time_until_it_changes() {
     status.conditions[1].message = "other words".to_owned();
     assert!(bench.publish(&status).await);
     assert_eq!(since(&bench), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_condition_keeps_its_time_when_the_agent_is_started_again() {
+    let api = FakeApiServer::start();
+    let mut object = node_config("node-a", &json!({"bgp": {"asn": 65101}}));
+    let old = |kind: &str, status: &str, since: &str| json!({"type": kind, "status": status, "reason": "R", "message": "", "lastTransitionTime": since});
+    let long_ago = "2026-01-01T00:00:00Z";
+    object["status"]["conditions"] = json!([
+        old("Ready", "True", long_ago),
+        old("ConfigAccepted", "False", long_ago),
+        old("Odd", "True", "long ago"),
+        {"type": 7},
+    ]);
+    api.put(object);
+    let bench = Bench::around(Cluster::around(api, None, TIMING).await).await;
+    assert!(bench.publish(&good(1)).await);
+    let conditions = bench.written()["conditions"].clone();
+    assert_eq!(conditions[0]["lastTransitionTime"], long_ago);
+    assert_ne!(conditions[1]["lastTransitionTime"], long_ago, "it is another one now");
+    let mut status = good(1);
+    status.conditions.push(condition("Odd", true, "R", ""));
+    assert!(bench.publish(&status).await);
+    assert_ne!(bench.written()["conditions"][2]["lastTransitionTime"], "long ago");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_config_nobody_can_read_has_a_status_all_the_same_and_no_flood_of_them() {
+    let bench = Bench::new(PACE).await;
+    bench.api().put(node_config("node-a", &json!({"bgp": {"asn": "many"}, "cidr6": 7})));
+    bench.cluster.until(|view| view.node_config.as_ref().is_some_and(|it| it.spec.is_err())).await;
+    for _ in 0..3 {
+        assert!(bench.publish(&refused("spec.bgp.asn: many")).await);
+    }
+    assert_eq!(bench.asked("PATCH", STATUS).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
