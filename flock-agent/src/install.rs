@@ -23,6 +23,9 @@ use crate::print::print;
 /// The plugin's file, and its `type` in a network list.
 const PLUGIN: &str = "flock";
 
+/// The plugin that containerd starts for every pod, whatever is in the list: no pod starts without it.
+const LOOPBACK: &str = "loopback";
+
 /// The network list. Runtimes take the first of the directory.
 const CONFLIST: &str = "01-flock.conflist";
 
@@ -45,6 +48,9 @@ pub(crate) struct InstallArgs {
     /// Socket of the agent, which the plugin is to connect to.
     #[arg(long, env = "FLOCK_SOCKET", value_name = "PATH", default_value = flock_cni::wire::DEFAULT_SOCKET)]
     socket: PathBuf,
+    /// The plugin `loopback`, to be installed where the directory of plugins has none: containerd needs it.
+    #[arg(long, env = "FLOCK_LOOPBACK", value_name = "PATH", default_value = "/usr/lib/cni/loopback")]
+    loopback: PathBuf,
     /// Add the plugin `portmap` (host ports) to the list, where the directory of plugins has it.
     #[arg(long, env = "FLOCK_WITH_PORTMAP")]
     with_portmap: bool,
@@ -90,6 +96,8 @@ pub(crate) async fn run(args: &InstallArgs) -> anyhow::Result<ExitCode> {
     let installed = place::directory(&args.cni_bin_dir)?.put(PLUGIN, &plugin, 0o755)?;
     report(installed, &args.cni_bin_dir.join(PLUGIN))?;
 
+    supply_loopback(args)?;
+
     let mut conflist = Conflist::new(&args.socket);
     for link in wanted(args) {
         match link.versions(&args.cni_bin_dir).await {
@@ -111,6 +119,26 @@ pub(crate) async fn run(args: &InstallArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("{name} comes before {CONFLIST}: a runtime takes the first, and so not flock");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Puts the plugin `loopback` where the runtime looks, unless it has one.
+fn supply_loopback(args: &InstallArgs) -> anyhow::Result<()> {
+    let path = args.cni_bin_dir.join(LOOPBACK);
+    if path.exists() {
+        return Ok(());
+    }
+    match fs::read(&args.loopback) {
+        Ok(plugin) => report(place::directory(&args.cni_bin_dir)?.put(LOOPBACK, &plugin, 0o755)?, &path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let sought = args.loopback.display();
+            tracing::warn!(
+                "there is neither {} nor {sought}: containerd starts no pod without it",
+                path.display()
+            );
+            Ok(())
+        }
+        Err(error) => Err(place::failed("read", &args.loopback)(error).into()),
+    }
 }
 
 fn wanted(args: &InstallArgs) -> impl Iterator<Item = Link> {

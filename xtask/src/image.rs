@@ -1,6 +1,6 @@
 //! `cargo xtask image`: the image of the node as an OCI archive, without a container engine.
 //!
-//! It holds the two binaries, BIRD and nft out of Debian's packages, the libraries these need, and nothing else: no shell,
+//! It holds the two binaries, BIRD, nft and the CNI plugin `loopback` out of Debian's packages, the libraries these need, and nothing else: no shell,
 //! no package manager. The same binaries and packages make the same archive, byte for byte.
 
 mod oci;
@@ -39,10 +39,11 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
     };
     let work = root.join("target/image");
     fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
-    let unpacked = packages::unpack(&["bird2", "nftables", "libgcc-s1"], &work)?;
+    let unpacked =
+        packages::unpack(&["bird2", "nftables", "containernetworking-plugins", "libgcc-s1"], &work)?;
 
     let mut rootfs = Rootfs::new();
-    for program in ["/usr/sbin/bird", "/usr/sbin/birdc", "/usr/sbin/nft"] {
+    for program in ["/usr/sbin/bird", "/usr/sbin/birdc", "/usr/sbin/nft", "/usr/lib/cni/loopback"] {
         rootfs.program(program, &unpacked.path(program)?, &unpacked)?;
     }
     rootfs.program("/usr/local/bin/flock-agent", &dist.agent, &unpacked)?;

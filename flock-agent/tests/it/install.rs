@@ -25,6 +25,11 @@ impl Host {
         self.0.path().join("image-flock")
     }
 
+    /// The plugin `loopback` to be installed; there is none at first.
+    fn loopback(&self) -> PathBuf {
+        self.0.path().join("image-loopback")
+    }
+
     fn bin(&self, name: &str) -> PathBuf {
         self.0.path().join("opt/cni/bin").join(name)
     }
@@ -41,7 +46,7 @@ impl Host {
         let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
         command.arg("install").args(args).env_clear().stdin(Stdio::null());
         command.env("FLOCK_CNI_BIN_DIR", self.bin("")).env("FLOCK_CNI_CONF_DIR", self.conf(""));
-        command.env("FLOCK_PLUGIN", self.plugin());
+        command.env("FLOCK_PLUGIN", self.plugin()).env("FLOCK_LOOPBACK", self.loopback());
         command
     }
 
@@ -95,6 +100,22 @@ fn plugin_and_list_are_put_where_a_runtime_looks_and_nothing_else_is() {
         (names(&host.bin("")), names(&host.conf(""))),
         (vec!["flock".into()], vec!["01-flock.conflist".into()])
     );
+}
+
+#[test]
+fn loopback_is_put_beside_the_plugin_where_there_is_none() {
+    let host = Host::new();
+    let text = host.install(&[]);
+    assert!(text.contains("containerd starts no pod without it"), "{text}");
+    assert!(!host.bin("loopback").exists());
+    fs::write(host.loopback(), "of the image").unwrap();
+    let text = host.install(&[]);
+    assert!(!text.contains("starts no pod"), "{text}");
+    assert_eq!(fs::read(host.bin("loopback")).unwrap(), b"of the image");
+    assert_eq!(fs::metadata(host.bin("loopback")).unwrap().mode() & 0o7777, 0o755);
+    fs::write(host.bin("loopback"), "of the node").unwrap();
+    host.install(&[]);
+    assert_eq!(fs::read(host.bin("loopback")).unwrap(), b"of the node", "it is not flock's to replace");
 }
 
 #[test]
@@ -160,6 +181,7 @@ fn chain_has_what_is_wanted_and_there_and_offers_what_all_of_it_speak() {
     ];
     for (portmap, bandwidth, flags, chain, versions, says) in table {
         let host = Host::new();
+        host.script("loopback", "exit 0");
         for (name, script) in [("portmap", portmap), ("bandwidth", bandwidth)] {
             if let Some(script) = script {
                 host.script(name, script);
