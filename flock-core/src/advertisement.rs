@@ -124,6 +124,10 @@ mod tests {
         assert_eq!(announced(&config, &held, &view_with(|pod| pod.ready = false)), pools);
         assert_eq!(announced(&config, &held, &view_with(|pod| pod.terminating = true)), pools);
         assert_eq!(announced(&config, &held, &ClusterView::default()), pools, "no such pod");
+        let mut moved = view_with(|pod| pod.node = Some("node-b".parse().unwrap()));
+        assert_eq!(announced(&config, &held, &moved), all, "the view says for no node");
+        moved.node = Some("node-a".parse().unwrap());
+        assert_eq!(announced(&config, &held, &moved), pools, "a pod of another node");
         assert_eq!(announced(&config, &allocation(Some("ns/p"), Phase::Pending), &view_with(|_| ())), pools);
         assert_eq!(announced(&config, &allocation(None, Phase::Committed), &ClusterView::default()), all);
         let mut reused = held;

@@ -78,6 +78,15 @@ fn the_last_good_config_stays_in_force(node: &TestNode) {
     eventually("all is well", is_well, || message(node));
 }
 
+/// Turns true when it is dropped.
+struct AtEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn pools_change_under_load_and_pods_keep_their_addresses(node: &TestNode) {
     node.serve();
     let (old, new) = (Netns::new(), Netns::new());
@@ -99,6 +108,8 @@ fn pools_change_under_load_and_pods_keep_their_addresses(node: &TestNode) {
                 }
             });
         }
+        // However this ends, or the workers would never.
+        let _end = AtEnd(&done);
         let is_announced = |route: &str| node.routes("117").iter().any(|it| it == route);
         let wait = |what: &str, holds: &dyn Fn() -> bool| eventually(what, holds, || node.log());
         for _ in 0..3 {
@@ -109,7 +120,6 @@ fn pools_change_under_load_and_pods_keep_their_addresses(node: &TestNode) {
         }
         node.put(&other_pools);
         wait("new pools", &|| is_announced("203.0.113.0/24"));
-        done.store(true, Ordering::Relaxed);
     });
     node.wait_routes("117", &["2001:db8:f002::/64", "203.0.113.0/24", &held[0], &held[1]]);
     node.wait_routes("118", &[]);
