@@ -206,9 +206,9 @@ impl Follower {
             };
             let seen = object.meta().resource_version.clone().filter(|seen| !seen.is_empty());
             *version = seen.ok_or_else(|| Failure::nonsense("an object without a resource version"))?;
-            self.shared.change(|index| match gone {
-                false => place(index).apply(object.key(), object.view),
-                true => place(index).delete(&object.key()),
+            self.shared.change(|index| {
+                let (objects, key) = (place(index), object.key());
+                if gone { objects.delete(&key) } else { objects.apply(key, object.view) }
             });
         }
         Ok(())

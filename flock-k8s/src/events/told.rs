@@ -113,10 +113,9 @@ impl Told {
     pub(super) fn next(&self) -> Option<(Happening, Tell)> {
         let (what, series) = self.series.iter().find(|(_, series)| series.due)?;
         let (name, count) = (series.name.clone(), series.count);
-        let tell = match series.exists {
-            true => Tell::Again { name, count },
-            false => Tell::First { name, since: series.since, count },
-        };
+        let since = series.since;
+        let tell =
+            if series.exists { Tell::Again { name, count } } else { Tell::First { name, since, count } };
         Some((what.clone(), tell))
     }
 

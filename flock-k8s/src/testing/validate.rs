@@ -46,7 +46,7 @@ pub(super) fn apply(name: &str, request: &Request) -> Result<(), String> {
     let count = kinds.len();
     kinds.sort_unstable();
     kinds.dedup();
-    if kinds.len() != count { Err("duplicate entries for key [type]".to_owned()) } else { Ok(()) }
+    if kinds.len() == count { Ok(()) } else { Err("duplicate entries for key [type]".to_owned()) }
 }
 
 fn conditions(body: &Value) -> impl Iterator<Item = &Value> {
