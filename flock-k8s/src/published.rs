@@ -51,7 +51,8 @@ impl Published {
 
     pub(crate) async fn changed(&self, seen: Revision) -> Revision {
         let mut revision = self.revision.subscribe();
-        let revision = revision.wait_for(|revision| *revision != seen).await.map(|revision| *revision);
+        // Not merely another one: the view may be there a moment before it is told of.
+        let revision = revision.wait_for(|revision| *revision > seen).await.map(|revision| *revision);
         match revision {
             Ok(revision) => revision,
             // The sender lives as long as `self`.
@@ -62,6 +63,8 @@ impl Published {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
     use std::thread;
 
     use super::*;
@@ -91,5 +94,21 @@ mod tests {
                 }
             }
         });
+    }
+
+    #[test]
+    fn who_has_the_view_before_it_is_told_of_is_not_told_of_the_one_before() {
+        let published = Published::new(Readiness::Ready);
+        let mut context = Context::from_waker(Waker::noop());
+        // Between the two halves of `publish`.
+        let view = ClusterView { revision: Revision(1), ..ClusterView::default() };
+        published.shown.store(Arc::new((Arc::new(view), Readiness::Ready)));
+        let seen = published.snapshot().revision;
+        let mut changed = pin!(published.changed(seen));
+        assert_eq!(changed.as_mut().poll(&mut context), Poll::Pending);
+        published.revision.send_replace(Revision(1));
+        assert_eq!(changed.as_mut().poll(&mut context), Poll::Pending);
+        published.revision.send_replace(Revision(2));
+        assert_eq!(changed.as_mut().poll(&mut context), Poll::Ready(Revision(2)));
     }
 }
