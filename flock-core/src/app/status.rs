@@ -86,6 +86,7 @@ impl Node {
             Ok(()) => condition("Ready", true, "Configured", "pods can be attached"),
             Err(reason) => condition("Ready", false, "NotConfigured", &reason),
         };
+        let bgp = state.sessions(bgp);
         let conditions = vec![ready, state.config_condition(&self.settings.node), state.routing_condition()];
         let pods = state.ipam.allocations().count() as u64;
         NodeStatus { conditions, bgp, pools: state.ipam.usage(now), pods }
@@ -112,6 +113,16 @@ impl Node {
 }
 
 impl State {
+    /// A session for each configured peer, down where the routing daemon says nothing of it.
+    fn sessions(&self, mut told: Vec<PeerStatus>) -> Vec<PeerStatus> {
+        let configured = self.config.iter().flat_map(|config| &config.bgp.peers).map(|peer| peer.address);
+        let silent: Vec<_> =
+            configured.filter(|peer| told.iter().all(|session| session.peer != *peer)).collect();
+        told.extend(silent.into_iter().map(PeerStatus::unknown));
+        told.sort_by_key(|session| session.peer);
+        told
+    }
+
     fn config_condition(&self, node: &NodeName) -> Condition {
         const KIND: &str = "ConfigAccepted";
         match (&self.refused, &self.config) {

@@ -96,6 +96,14 @@ pub struct PeerStatus {
     pub exported: u64,
 }
 
+impl PeerStatus {
+    /// Of a peer nothing is known of.
+    pub(crate) fn unknown(peer: IpAddr) -> Self {
+        let since = String::new();
+        Self { peer, state: PeerState::Down, since, last_error: None, imported: 0, exported: 0 }
+    }
+}
+
 /// Why the daemon does not do as told.
 #[derive(Debug, thiserror::Error)]
 pub enum RoutingError {

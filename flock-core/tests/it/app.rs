@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use flock_core::app::{AttachError, AttachRequest, CheckError, Configured, DetachError, RoutesSynced};
 use flock_core::ipam::{Addresses, Phase};
-use flock_core::ports::{InterfaceAddress, NodeFacts, Retry, StateStore};
+use flock_core::ports::{InterfaceAddress, NodeFacts, PeerState, PeerStatus, Retry, StateStore};
 use flock_core::route::RouteProtocol;
 use flock_core::testing::{FakeStore, KernelCall, pod_view};
 
@@ -476,4 +476,28 @@ async fn the_routing_condition_holds_only_once_the_daemon_has_taken_the_configur
     node.sync_config();
     node.sync_routing().await.unwrap();
     assert_eq!(condition().await, (false, "PoolsUnannounced".to_owned()), "IPv4 pools, no IPv4 peer");
+}
+
+#[tokio::test]
+async fn a_configured_peer_shows_whatever_becomes_of_the_routing_daemon() {
+    let world = World::new();
+    let node = world.start().await;
+    let sessions = async || {
+        let sessions = node.report(NOW).await.status.bgp;
+        sessions.into_iter().map(|it| (it.peer.to_string(), it.state)).collect::<Vec<_>>()
+    };
+    let peer = || "2001:db8:ffff::1".to_owned();
+    world.routing.set_reachable(false);
+    assert_eq!(sessions().await, [(peer(), PeerState::Down)]);
+    world.routing.set_reachable(true);
+    node.sync_routing().await.unwrap();
+    world.routing.set_session(PeerStatus {
+        peer: peer().parse().unwrap(),
+        state: PeerState::Established,
+        since: "12:00:00".to_owned(),
+        last_error: None,
+        imported: 0,
+        exported: 2,
+    });
+    assert_eq!(sessions().await, [(peer(), PeerState::Established)]);
 }
