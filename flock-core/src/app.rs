@@ -5,6 +5,7 @@
 //!   lock(attachment) -> attach | detach | check        one at a time per attachment
 //!   gc, readiness, report                              any time
 //!   sync_config -> sync_routes, sync_routing           level-triggered, safe to repeat
+//!   sync_links                                         the same; locks the attachments it sweeps away
 //! ```
 //!
 //! The state (allocations, the configuration in force) sits behind one mutex that is held for
@@ -24,6 +25,7 @@ mod reconcile;
 mod rollback;
 mod start;
 mod status;
+mod sweep;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,12 +41,14 @@ pub use explain::{AddressExplanation, Explanation, PodObject};
 pub use lock::AttachmentGuard;
 pub use reconcile::{Configured, RoutesSynced};
 pub use status::{AllocationReport, Report};
+pub use sweep::LinksSynced;
 
 use crate::anycast::{Shared, Skipped};
 use crate::config::NodeConfig;
 use crate::eligibility::Evidence;
 use crate::ids::{AttachmentId, NodeName};
 use crate::ipam::Ipam;
+use crate::leak::Suspects;
 use crate::ports::{ClusterView, Netlink, NodeFacts, PodSource, Routing, StateStore, StatusSink, StoreError};
 
 /// The world, as the use cases see it.
@@ -102,6 +106,8 @@ struct State {
     skipped: BTreeSet<Skipped>,
     /// What the routing daemon said to the configuration in force; `None` before it was first asked.
     routing: Option<Result<(), String>>,
+    /// What looks like a leak.
+    suspects: Suspects,
 }
 
 impl State {

@@ -13,6 +13,7 @@ pub mod family;
 pub mod ids;
 pub mod iid;
 pub mod ipam;
+pub mod leak;
 pub mod plan;
 pub mod pod_plan;
 pub mod ports;

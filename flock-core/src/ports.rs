@@ -11,8 +11,8 @@ mod status;
 mod store;
 
 pub use netlink::{
-    DesiredRoutes, HostSide, InterfaceAddress, LinkIdentity, LinkState, Mac, Netlink, NetlinkError,
-    NetnsPath, NodeFacts, PodLink, PodSide,
+    DesiredRoutes, HostLink, HostSide, InterfaceAddress, LinkIdentity, LinkState, LinksTended, Mac, Netlink,
+    NetlinkError, NetnsPath, NodeFacts, PodLink, PodSide,
 };
 pub use pod_source::{ClusterView, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision};
 pub use routing::{

@@ -29,6 +29,18 @@ impl AttachmentLocks {
         guard.guard = Some(mutex.lock_owned().await);
         guard
     }
+
+    /// The lock, if nobody has it or waits for it.
+    pub(super) fn try_lock(&self, attachment: &AttachmentId) -> Option<AttachmentGuard> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.contains_key(attachment) {
+            return None;
+        }
+        let mutex = Arc::<AsyncMutex<()>>::default();
+        let guard = Some(Arc::clone(&mutex).try_lock_owned().ok()?);
+        held.insert(attachment.clone(), mutex);
+        Some(AttachmentGuard { attachment: attachment.clone(), held: Arc::clone(&self.0), guard })
+    }
 }
 
 impl AttachmentGuard {
@@ -71,6 +83,23 @@ mod tests {
         drop(first);
         let Poll::Ready(second) = second.as_mut().poll(&mut context) else { panic!("still locked") };
         assert_eq!(second.attachment(), &id("a/eth0"));
+        drop((second, other));
+        assert!(locks.0.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_only_tried_for_where_nobody_has_it_or_waits_for_it() {
+        let locks = AttachmentLocks::default();
+        let first = locks.try_lock(&id("a/eth0")).unwrap();
+        assert!(locks.try_lock(&id("a/eth0")).is_none());
+        let other = locks.try_lock(&id("b/eth0"));
+        assert!(other.is_some());
+        let mut waiter = pin!(locks.lock(id("a/eth0")));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waiter.as_mut().poll(&mut context).is_pending());
+        drop(first);
+        assert!(locks.try_lock(&id("a/eth0")).is_none(), "it is the waiter's turn");
+        let Poll::Ready(second) = waiter.as_mut().poll(&mut context) else { panic!("still locked") };
         drop((second, other));
         assert!(locks.0.lock().unwrap().is_empty());
     }

@@ -23,6 +23,10 @@ pub trait Netlink: Send + Sync {
     /// without it (the last member takes the route along) and the link is down when this returns; the link itself may go a moment later. Absent is success.
     async fn detach(&self, attachment: &AttachmentId) -> Result<(), NetlinkError>;
 
+    /// The same for a link that does not say whose it is. When it does by now, or is gone, or another one has
+    /// taken its name, nothing happens, and that is success.
+    async fn discard(&self, nameless: &HostLink) -> Result<(), NetlinkError>;
+
     /// What the kernel has of this attachment; the pod's side too where `netns` is given and exists.
     async fn inspect(
         &self,
@@ -34,6 +38,14 @@ pub trait Netlink: Send + Sync {
     /// already on their way out (after a detach) are not among them.
     async fn attachments(&self) -> Result<Vec<LinkState>, NetlinkError>;
 
+    /// Gives links back what they lost when somebody set them down and up again, and says which there are, in the
+    /// order of their names. Links on their way out are not among them.
+    async fn tend_links(&self) -> Result<LinksTended, NetlinkError>;
+
+    /// Which of these lead to no network namespace a pod can be in (any more). Only what is certain: a path that
+    /// cannot be followed now may be good again. Takes no longer than a few seconds, on whatever file system they are.
+    async fn gone(&self, netns: BTreeSet<NetnsPath>) -> Result<BTreeSet<NetnsPath>, NetlinkError>;
+
     /// Makes the routes of our protocol numbers what `desired` says, and returns what was changed. The
     /// kernel is read first and `desired` is called after that: a route written in between by an attach
     /// is then wanted, not stale. Ways through a link that is gone are left out: they come back with it.
@@ -42,8 +54,8 @@ pub trait Netlink: Send + Sync {
     /// for either.
     async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError>;
 
-    /// Sets the kernel up for forwarding (interfaces.md section 11), idempotent, and gives links back what they
-    /// lost when somebody set them down and up again. Returns what an operator should know: what was repaired, best-effort ones that this kernel refuses.
+    /// Sets the kernel up for forwarding (interfaces.md section 11), idempotent. Returns what an operator should
+    /// know: what was repaired, best-effort ones that this kernel refuses.
     async fn prepare_node(&self) -> Result<Vec<String>, NetlinkError>;
 
     /// The node's own addresses and its uplink.
@@ -213,6 +225,26 @@ pub struct LinkState {
     pub host: HostSide,
     /// The pod's end, where it was looked at and found.
     pub pod: Option<PodSide>,
+}
+
+/// A host veth, as far as its name and its alias tell.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostLink {
+    /// Its name.
+    pub ifname: IfName,
+    /// Its index: another link that takes the name has another.
+    pub ifindex: u32,
+    /// Whose it is; `None` when the alias is missing or unreadable.
+    pub attachment: Option<AttachmentId>,
+}
+
+/// A look at the links.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinksTended {
+    /// Those there are.
+    pub links: Vec<HostLink>,
+    /// What was repaired, or could not be.
+    pub notices: Vec<String>,
 }
 
 /// An address of the node itself.

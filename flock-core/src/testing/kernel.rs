@@ -10,8 +10,8 @@ use ipnet::IpNet;
 
 use crate::ids::{AttachmentId, IfName};
 use crate::ports::{
-    DesiredRoutes, HostSide, LinkIdentity, LinkState, Netlink, NetlinkError, NetnsPath, NodeFacts, PodLink,
-    PodSide,
+    DesiredRoutes, HostLink, HostSide, LinkIdentity, LinkState, LinksTended, Netlink, NetlinkError, NetnsPath,
+    NodeFacts, PodLink, PodSide,
 };
 use crate::route::{
     GATEWAY4, GATEWAY6, NextHop, ObservedRoute, Route, RouteDiff, RouteProtocol, host_prefix,
@@ -22,8 +22,11 @@ use crate::route::{
 pub enum KernelCall {
     Attach,
     Detach,
+    Discard,
     Inspect,
     Attachments,
+    TendLinks,
+    Gone,
     SyncRoutes,
     PrepareNode,
     Node,
@@ -343,6 +346,18 @@ impl Netlink for FakeKernel {
         Ok(())
     }
 
+    async fn discard(&self, nameless: &HostLink) -> Result<(), NetlinkError> {
+        let mut state = self.state();
+        state.enter(KernelCall::Discard)?;
+        let is_it = |link: &Link| {
+            link.state.identity.is_none() && link.state.host.ifindex == nameless.ifindex
+        };
+        if state.links.get(&nameless.ifname).is_some_and(is_it) {
+            state.remove_link(&nameless.ifname);
+        }
+        Ok(())
+    }
+
     async fn inspect(
         &self,
         attachment: &AttachmentId,
@@ -374,6 +389,29 @@ impl Netlink for FakeKernel {
         }
         links.sort_by(|a, b| key(a).cmp(&key(b)));
         Ok(links)
+    }
+
+    async fn tend_links(&self) -> Result<LinksTended, NetlinkError> {
+        let mut state = self.state();
+        state.enter(KernelCall::TendLinks)?;
+        let mut tended = LinksTended::default();
+        for (ifname, link) in &mut state.links {
+            let (identity, host) = (&link.state.identity, &mut link.state.host);
+            if let Some(identity) = identity.as_ref().filter(|_| !host.has_gateway) {
+                host.has_gateway = true;
+                host.neighbours = identity.addresses.iter().collect();
+                tended.notices.push(format!("{ifname} had lost its gateway address {GATEWAY6}, added"));
+            }
+            let attachment = identity.as_ref().map(|identity| identity.attachment.clone());
+            tended.links.push(HostLink { ifname: ifname.clone(), ifindex: host.ifindex, attachment });
+        }
+        Ok(tended)
+    }
+
+    async fn gone(&self, netns: BTreeSet<NetnsPath>) -> Result<BTreeSet<NetnsPath>, NetlinkError> {
+        let mut state = self.state();
+        state.enter(KernelCall::Gone)?;
+        Ok(netns.intersection(&state.missing_netns).cloned().collect())
     }
 
     async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError> {
