@@ -1,12 +1,13 @@
 //! The loops that keep the kernel and BIRD at what they should be. Level-triggered: a wake only says
-//! "look again", and a slow tick looks anyway. Routes and BIRD have a loop each, so that a BIRD that does
-//! not answer delays no route.
+//! "look again", and a slow tick looks anyway. Routes, links and BIRD have a loop each, so that neither a BIRD
+//! that does not answer nor a link that takes its time delays a route.
 
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flock_core::app::{Configured, Node, RoutesSynced};
+use flock_core::leak::GRACE;
 use flock_core::ports::{Applied, PodSource, Retry};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -63,6 +64,7 @@ pub(crate) fn start(
     take_config(node);
     let (config, changed) = watch::channel(0_u64);
     loops.spawn(until(stop.clone(), routes(Arc::clone(node), Arc::clone(pods), config, Arc::clone(health))));
+    loops.spawn(until(stop.clone(), links(Arc::clone(node))));
     loops.spawn(until(stop.clone(), routing(Arc::clone(node), changed, Arc::clone(health))));
     Loops(loops)
 }
@@ -110,6 +112,19 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
             () = pause(retry) => {}
         }
         woken = Instant::now();
+    }
+}
+
+/// Keeps the links of pods whole, and removes what is left of pods that are gone.
+async fn links(node: Arc<Node>) {
+    let mut resync = tokio::time::interval(RESYNC);
+    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        resync.tick().await;
+        match node.sync_links(GRACE, &clock::now).await {
+            Ok(synced) => synced.mended.iter().for_each(|notice| tracing::warn!("{notice}")),
+            Err(error) => tracing::error!(op = "sync_links", %error, "links may be broken, and leaks stay"),
+        }
     }
 }
 

@@ -75,11 +75,7 @@ pub fn unlinked<'a>(allocations: &[&'a Allocation], links: &[HostLink]) -> Vec<&
 }
 
 /// What looks like a leak. `gone`: of the network namespaces of [`unlinked`] allocations, those that are no more.
-pub fn leaks(
-    allocations: &[&Allocation],
-    links: &[HostLink],
-    gone: &BTreeSet<NetnsPath>,
-) -> BTreeSet<Leak> {
+pub fn leaks(allocations: &[&Allocation], links: &[HostLink], gone: &BTreeSet<NetnsPath>) -> BTreeSet<Leak> {
     let attachments: BTreeSet<&AttachmentId> = allocations.iter().map(|held| &held.attachment).collect();
     let is_stray = |link: &&HostLink| match &link.attachment {
         Some(attachment) => !attachments.contains(attachment),

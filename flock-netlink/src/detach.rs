@@ -7,13 +7,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use flock_core::ids::{AttachmentId, IfName};
-use flock_core::ports::{LinkState, NetlinkError};
+use flock_core::ports::{HostLink, LinkIdentity, LinkState, NetlinkError};
 use flock_core::route::{RouteProtocol, host_prefix};
 use nix::errno::Errno;
 
 use crate::attach::Attached;
 use crate::conn::{Conn, Request, errno};
-use crate::inspect::{find_link, identity, is_dying, is_its_own, noted, routes_through};
+use crate::inspect::{
+    find_index, find_link, identity, is_dying, is_host_veth, is_its_own, noted, routes_through,
+};
 use crate::reply::Link;
 use crate::request;
 
@@ -33,24 +35,54 @@ pub(crate) fn detach(
 ) -> Result<bool, NetlinkError> {
     let ifname = attachment.host_ifname();
     let Some(link) = find_link(conn, &ifname)?.filter(|link| !is_dying(link)) else { return Ok(false) };
+    match identity(&link) {
+        Some(identity) if identity.attachment != *attachment => Ok(false),
+        identity => retire(conn, &ifname, &link, identity, leave).map(|()| true),
+    }
+}
+
+/// The same for a link without an identity, and for that one only, whoever has its name by now.
+pub(crate) fn discard(
+    conn: &mut Conn,
+    nameless: &HostLink,
+    leave: impl FnOnce(&mut Conn, &IfName) -> Result<(), NetlinkError>,
+) -> Result<bool, NetlinkError> {
+    let is_it = |link: &Link| {
+        link.name == nameless.ifname.as_str()
+            && is_host_veth(link)
+            && !is_dying(link)
+            && identity(link).is_none()
+    };
+    match find_index(conn, nameless.ifindex)?.filter(is_it) {
+        Some(link) => retire(conn, &nameless.ifname, &link, None, leave).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+fn retire(
+    conn: &mut Conn,
+    ifname: &IfName,
+    link: &Link,
+    identity: Option<LinkIdentity>,
+    leave: impl FnOnce(&mut Conn, &IfName) -> Result<(), NetlinkError>,
+) -> Result<(), NetlinkError> {
     // Setting the link down takes all of this with it, but the kernel does not tell everybody (BIRD) of
     // IPv4 routes that go that way.
-    let mut batch = match identity(&link) {
-        Some(identity) if identity.attachment != *attachment => return Ok(false),
+    let mut batch = match identity {
         Some(identity) if !identity.more => {
-            identity.addresses.iter().flat_map(|address| forget(&link, address)).collect()
+            identity.addresses.iter().flat_map(|address| forget(link, address)).collect()
         }
-        _ => forget_routes(conn, &link)?,
+        _ => forget_routes(conn, link)?,
     };
     batch.push(request::retire(link.index));
     // Before the link goes down, for the same reason. A pod without anycast addresses has no group to leave.
-    let left = if noted(&link).is_empty() { Ok(()) } else { leave(conn, &ifname) };
+    let left = if noted(link).is_empty() { Ok(()) } else { leave(conn, ifname) };
     let is_gone = |refusal: &NetlinkError| {
         matches!(errno(refusal), Some(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV | Errno::ENXIO))
     };
     match conn.run(batch)?.into_iter().find(|(_, refusal)| !is_gone(refusal)) {
         Some((_, refusal)) => Err(refusal),
-        None => left.map(|()| true),
+        None => left,
     }
 }
 

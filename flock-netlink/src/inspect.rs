@@ -49,6 +49,11 @@ pub(crate) fn is_host_ifname(name: &str) -> bool {
     digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// Whether a link is a veth under such a name.
+pub(crate) fn is_host_veth(link: &Link) -> bool {
+    link.veth && is_host_ifname(&link.name)
+}
+
 /// Whose link it is, as far as its alias is about this link.
 pub(crate) fn identity(link: &Link) -> Option<LinkIdentity> {
     let identity = alias::decode(link.alias.as_deref()?)?;

@@ -7,7 +7,10 @@
 //!   attach ---- thread: create pair | host batch | enter pod | pod batch        attach, spec, alias
 //!   detach ---- thread: groups, routes, neighbours, down -> dying -> reaper     detach
 //!   sync_routes ---- thread: read | ask | nexthops, groups, routes, leftovers   routes, nexthop, spread
-//!   prepare_node ---- settings, veths that were set down                        sysctl, mend, spread
+//!   discard ---- the same for a link nobody owns
+//!   tend_links ---- veths that were set down                                    mend
+//!   gone ---- thread: thread that may hang                                      netns
+//!   prepare_node ---- settings                                                  sysctl, spread
 //!   inspect, attachments, node ---- filtered dumps                              inspect, node
 //!                       \------------ conn, request, reply: netlink itself
 //! ```
@@ -34,18 +37,21 @@ mod spec;
 mod spread;
 mod sysctl;
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::mpsc;
 
 use async_trait::async_trait;
 use flock_core::ids::{AttachmentId, IfName};
-use flock_core::ports::{DesiredRoutes, LinkState, Netlink, NetlinkError, NetnsPath, NodeFacts, PodLink};
+use flock_core::ports::{
+    DesiredRoutes, HostLink, LinkState, LinksTended, Netlink, NetlinkError, NetnsPath, NodeFacts, PodLink,
+};
 use flock_core::route::{ObservedRoute, RouteDiff};
 use tokio::sync::oneshot;
 
 use crate::conn::Conn;
 use crate::detach::{Reaper, Unclaimed};
-use crate::netns::{Netns, NetnsId, on_thread};
+use crate::netns::{Lookout, Netns, NetnsId, on_thread};
 use crate::routes::Routes;
 
 pub use crate::request::DYING_GROUP;
@@ -62,6 +68,7 @@ pub struct KernelNetlink {
     own: NetnsId,
     reaper: Reaper,
     routes: Routes,
+    lookout: Lookout,
 }
 
 impl KernelNetlink {
@@ -70,7 +77,8 @@ impl KernelNetlink {
     ///
     /// Fails where /proc is missing or route netlink is not allowed.
     pub fn new() -> Result<Self, NetlinkError> {
-        Ok(Self { own: NetnsId::own()?, reaper: Reaper::start()?, routes: Routes::default() })
+        let (own, reaper) = (NetnsId::own()?, Reaper::start()?);
+        Ok(Self { own, reaper, routes: Routes::default(), lookout: Lookout::default() })
     }
 
     /// Like [`new`](Self::new), but spreads flows in this way, without looking what the kernel can do best.
@@ -99,6 +107,15 @@ impl Netlink for KernelNetlink {
         Ok(())
     }
 
+    async fn discard(&self, nameless: &HostLink) -> Result<(), NetlinkError> {
+        let (nameless, routes) = (nameless.clone(), self.routes.clone());
+        let leave = move |conn: &mut Conn, link: &IfName| routes.leave(conn, link);
+        if on_thread(move || detach::discard(&mut Conn::open()?, &nameless, leave)).await? {
+            self.reaper.wake();
+        }
+        Ok(())
+    }
+
     async fn inspect(
         &self,
         attachment: &AttachmentId,
@@ -118,6 +135,15 @@ impl Netlink for KernelNetlink {
             self.reaper.wake();
         }
         Ok(links)
+    }
+
+    async fn tend_links(&self) -> Result<LinksTended, NetlinkError> {
+        on_thread(mend::tend).await
+    }
+
+    async fn gone(&self, netns: BTreeSet<NetnsPath>) -> Result<BTreeSet<NetnsPath>, NetlinkError> {
+        let (own, lookout) = (self.own, self.lookout.clone());
+        on_thread(move || lookout.gone(netns, own)).await
     }
 
     async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError> {
@@ -142,9 +168,7 @@ impl Netlink for KernelNetlink {
         let routes = self.routes.clone();
         on_thread(move || {
             routes.learn()?;
-            let mut notices = sysctl::prepare(sysctl::root())?;
-            notices.extend(mend::mend()?);
-            Ok(notices)
+            sysctl::prepare(sysctl::root())
         })
         .await
     }

@@ -1,10 +1,13 @@
 //! Network namespaces and the threads that visit them. A thread that has entered a pod's namespace is
 //! never used for anything else: it ends, and nothing has to be restored.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use flock_core::ports::{NetlinkError, NetnsPath};
 use nix::fcntl::OFlag;
@@ -74,6 +77,49 @@ impl Netns {
                 .map_err(no_thread)?;
             visitor.join().unwrap_or_else(|_| Err(lost()))
         })
+    }
+}
+
+/// How long a look at namespaces may take. Mostly it is microseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Looks at namespaces from outside. A path may lie on a file system that is dead, and whoever follows it hangs
+/// with it: so that is done on a thread nobody needs, and by one at a time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lookout(Arc<Mutex<()>>);
+
+impl Lookout {
+    /// Those that are certain to be no namespaces of pods.
+    pub(crate) fn gone(
+        &self,
+        mut paths: BTreeSet<NetnsPath>,
+        own: NetnsId,
+    ) -> Result<BTreeSet<NetnsPath>, NetlinkError> {
+        let (answer, answered) = mpsc::channel();
+        let turn = Arc::clone(&self.0);
+        std::thread::Builder::new()
+            .name("flock-lookout".to_owned())
+            .spawn(move || {
+                if let Ok(_turn) = turn.try_lock() {
+                    paths.retain(|path| is_gone(path, own));
+                    // Too late for somebody who has given up.
+                    let _ = answer.send(paths);
+                }
+            })
+            .map_err(no_thread)?;
+        answered.recv_timeout(PATIENCE).map_err(|_| NetlinkError::Kernel {
+            step: "look at network namespaces",
+            source: io::Error::new(io::ErrorKind::TimedOut, "a path does not answer"),
+        })
+    }
+}
+
+/// A path that cannot be followed for another reason than that nothing is there may be good again later.
+fn is_gone(path: &NetnsPath, own: NetnsId) -> bool {
+    match std::fs::metadata(path.as_path()) {
+        // All namespaces are files of one file system, which has nothing else.
+        Ok(file) => file.dev() != own.0 || NetnsId(file.dev(), file.ino()) == own,
+        Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
 }
 

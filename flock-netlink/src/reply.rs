@@ -116,6 +116,7 @@ pub(crate) struct Link {
     /// Carries packets: the operational state is up (RFC 2863).
     pub(crate) running: bool,
     pub(crate) group: u32,
+    pub(crate) veth: bool,
     /// Index of the other end of a veth, in the other end's namespace.
     pub(crate) peer: Option<u32>,
     pub(crate) alias: Option<Vec<u8>>,
@@ -128,6 +129,7 @@ impl Link {
         const IFF_UP: u32 = 1;
         const IFF_LOWER_UP: u32 = 1 << 16;
         const IF_OPER_UP: &[u8] = &[6];
+        const IFLA_INFO_KIND: u16 = 1;
         const IFLA_PROP_LIST: u16 = 52;
         const IFLA_ALT_IFNAME: u16 = 53;
         let payload = (message.kind == RTM_NEWLINK).then_some(message.payload)?;
@@ -141,6 +143,10 @@ impl Link {
                 4 => link.mtu = u32_at(value, 0)?,
                 5 => link.peer = u32_at(value, 0),
                 16 => link.running = value == IF_OPER_UP,
+                18 => {
+                    let is_veth = |(kind, value)| kind == IFLA_INFO_KIND && without_nul(value) == b"veth";
+                    link.veth = attributes(value, 0).any(is_veth);
+                }
                 20 => link.alias = Some(without_nul(value).to_vec()),
                 27 => link.group = u32_at(value, 0)?,
                 IFLA_PROP_LIST => {

@@ -79,7 +79,10 @@ fn take_over(
         ipam.release(&contradicted, now);
     }
     for link in links.iter().filter(|link| link.identity.is_none()) {
-        notices.push(format!("link {} carries no readable alias: it is removed unless it gets one", link.host.ifname));
+        notices.push(format!(
+            "link {} carries no readable alias: it is removed unless it gets one",
+            link.host.ifname
+        ));
     }
     for (link, identity) in identified(links) {
         if ipam.commit(&identity.attachment) {

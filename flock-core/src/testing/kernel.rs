@@ -10,8 +10,8 @@ use ipnet::IpNet;
 
 use crate::ids::{AttachmentId, IfName};
 use crate::ports::{
-    DesiredRoutes, HostLink, HostSide, LinkIdentity, LinkState, LinksTended, Netlink, NetlinkError, NetnsPath,
-    NodeFacts, PodLink, PodSide,
+    DesiredRoutes, HostLink, HostSide, LinkIdentity, LinkState, LinksTended, Netlink, NetlinkError,
+    NetnsPath, NodeFacts, PodLink, PodSide,
 };
 use crate::route::{
     GATEWAY4, GATEWAY6, NextHop, ObservedRoute, Route, RouteDiff, RouteProtocol, host_prefix,
@@ -349,9 +349,8 @@ impl Netlink for FakeKernel {
     async fn discard(&self, nameless: &HostLink) -> Result<(), NetlinkError> {
         let mut state = self.state();
         state.enter(KernelCall::Discard)?;
-        let is_it = |link: &Link| {
-            link.state.identity.is_none() && link.state.host.ifindex == nameless.ifindex
-        };
+        let is_it =
+            |link: &Link| link.state.identity.is_none() && link.state.host.ifindex == nameless.ifindex;
         if state.links.get(&nameless.ifname).is_some_and(is_it) {
             state.remove_link(&nameless.ifname);
         }

@@ -285,7 +285,7 @@ fn a_link_set_down_and_up_is_mended() {
             sync(&world.kernel, &wanted).await;
             assert!(is_out_of_use(&ip("route show 198.51.100.200"), &name), "{spread:?}");
             ip(&format!("link set {name} up"));
-            let notices = world.kernel.prepare_node().await.unwrap();
+            let notices = world.kernel.tend_links().await.unwrap().notices;
             assert_eq!(notices, [format!("{name} had lost its gateway address fe80::1, added")]);
             sync(&world.kernel, &wanted).await;
             let sorted = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<String>>();
@@ -299,7 +299,7 @@ fn a_link_set_down_and_up_is_mended() {
             let state = world.kernel.inspect(&pods[0].identity.attachment, None).await.unwrap().unwrap();
             assert!(state.host.has_gateway);
             assert_eq!(state.host.neighbours.len(), 2);
-            assert_eq!(world.kernel.prepare_node().await.unwrap(), Vec::<String>::new());
+            assert_eq!(world.kernel.tend_links().await.unwrap().notices, Vec::<String>::new());
         });
     }
 }
