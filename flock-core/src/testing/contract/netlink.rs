@@ -18,8 +18,10 @@ use crate::route::{
 };
 
 mod group;
+mod leftover;
 
 pub use group::*;
+pub use leftover::*;
 
 /// The port under test and what happens to it from outside.
 #[async_trait(?Send)]
@@ -68,6 +70,10 @@ macro_rules! netlink_contract {
             deleted_namespace_takes_the_link_with_it
             attachments_are_rebuilt_from_the_kernel_alone
             pod_name_too_long_for_the_alias_is_left_out
+            tended_links_say_whose_they_are
+            nameless_link_is_discarded
+            only_the_nameless_link_that_was_seen_is_discarded
+            deleted_namespaces_are_gone
             second_sync_changes_nothing
             sync_touches_only_our_protocols
             wanted_routes_are_asked_for_after_the_read
