@@ -387,6 +387,27 @@ fn everybody_hears_when_the_last_pod_leaves() {
 }
 
 #[test]
+fn everybody_hears_when_the_last_link_that_nobody_owns_is_discarded() {
+    for spread in ALL {
+        on_node_with(spread, async move |world| {
+            let pods = attach(world, 1).await;
+            sync(&world.kernel, &all(&pods, RouteProtocol::Announce)).await;
+            world.remove_alias(&pods[0].identity.attachment).await;
+            let monitor = Monitor::start();
+            let seen = world.kernel.tend_links().await.unwrap().links.remove(0);
+            world.kernel.discard(&seen).await.unwrap();
+            let news = monitor.news();
+            let destinations = anycast().into_iter().chain(pods[0].addresses());
+            for gone in destinations.map(News::Removed) {
+                assert!(news.contains(&gone), "{spread:?}: {news:?} without {gone:?}");
+            }
+            assert_eq!(world.routes().await, BTreeSet::new());
+            assert_eq!(nexthops(), []);
+        });
+    }
+}
+
+#[test]
 fn the_kernel_does_not_tell_that_an_ipv4_route_went_with_its_last_nexthop() {
     // Why a detach removes such routes itself. If this fails the kernel has become better.
     on_node(async |world| {

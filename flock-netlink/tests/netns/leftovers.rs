@@ -1,17 +1,22 @@
 //! Crashes, collisions, crowds: what is left, and what is not.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::task::Poll;
 
 use flock_core::ids::{AttachmentId, IfName};
-use flock_core::ports::{Netlink, NetlinkError, NetnsPath, PodLink};
+use flock_core::ports::{HostLink, LinksTended, Netlink, NetlinkError, NetnsPath, PodLink, Retry};
 use flock_core::route::RouteSet;
 use flock_core::testing::contract::netlink::NetlinkWorld;
+use flock_core::testing::require;
 use flock_netlink::{DYING_GROUP, KernelNetlink};
 use futures::future::join_all;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
-use rtnetlink::LinkVeth;
 use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::{LinkBridge, LinkVeth};
 
 use crate::world::{World, edit, eventually, index_of, on_node, set_link};
 
@@ -142,6 +147,85 @@ fn links_of_others_are_not_listed_and_not_deleted() {
         world.detach(&link).await;
         World::until_gone(&link.identity.attachment.host_ifname());
         assert!(index_of("veth0").is_some() && index_of("flock-bridge").is_some());
+    });
+}
+
+#[test]
+fn only_veths_under_names_of_flock_are_looked_after_and_discarded() {
+    on_node(async |world| {
+        edit(None, async |handle| {
+            handle.link().add(LinkBridge::new("flock00000001").build()).execute().await.unwrap();
+            handle.link().add(LinkVeth::new("flock00000002", "veth0").build()).execute().await.unwrap();
+        });
+        let ifname = |name: &str| IfName::parse(name).unwrap();
+        set_link(&ifname("flock00000002"), LinkAttribute::IfAlias("uplink to rack 4".to_owned()));
+        let seen = |name: &str| HostLink {
+            ifname: ifname(name),
+            ifindex: index_of(name).unwrap(),
+            attachment: None,
+        };
+        let nameless = seen("flock00000002");
+        let tended = world.kernel.tend_links().await.unwrap();
+        assert_eq!(tended, LinksTended { links: vec![nameless.clone()], notices: vec![] });
+        for link in [seen("flock00000001"), seen("veth0"), seen("lo")] {
+            world.kernel.discard(&link).await.unwrap();
+        }
+        assert_eq!(world.kernel.tend_links().await.unwrap(), tended);
+        world.kernel.discard(&nameless).await.unwrap();
+        World::until_gone(&nameless.ifname);
+        assert!(index_of("flock00000001").is_some());
+    });
+}
+
+/// A file system of which nobody answers for, until this is dropped.
+struct DeadFilesystem(File, PathBuf);
+
+impl DeadFilesystem {
+    fn mount(path: PathBuf) -> Self {
+        let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
+        let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        std::fs::create_dir(&path).unwrap();
+        mount(Some("dead"), &path, Some("fuse"), MsFlags::empty(), Some(data.as_str())).unwrap();
+        Self(device, path)
+    }
+}
+
+#[test]
+fn only_what_is_certain_to_be_no_namespace_is_gone() {
+    if !require("FUSE", Path::new("/dev/fuse").exists()) {
+        return;
+    }
+    on_node(async |world| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| NetnsPath::parse(directory.path().join(name).to_str().unwrap()).unwrap();
+        std::fs::write(path("file").as_path(), "").unwrap();
+        nix::unistd::mkfifo(path("pipe").as_path(), Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("turn", path("turn").as_path()).unwrap();
+        let alive = world.new_netns();
+        std::os::unix::fs::symlink(alive.as_path(), path("link").as_path()).unwrap();
+        let own = NetnsPath::parse("/proc/thread-self/ns/net").unwrap();
+        let gone = BTreeSet::from([
+            path("missing"),
+            path("file"),
+            path("pipe"),
+            path("file/inside"),
+            // As of a process whose number another one has now.
+            own,
+        ]);
+        let asked: BTreeSet<NetnsPath> =
+            gone.iter().cloned().chain([alive, path("link"), path("turn")]).collect();
+        assert_eq!(world.kernel.gone(asked.clone()).await.unwrap(), gone);
+
+        let dead = DeadFilesystem::mount(path("dead").into());
+        let with_dead: BTreeSet<NetnsPath> = gone.iter().cloned().chain([path("dead/netns")]).collect();
+        for asked in [&with_dead, &asked] {
+            let error = world.kernel.gone(asked.clone()).await.unwrap_err();
+            assert_eq!(error.retry(), Retry::Later, "{error}");
+        }
+        umount2(&dead.1, MntFlags::MNT_DETACH).unwrap();
+        drop(dead);
+        let answers = || futures::executor::block_on(world.kernel.gone(asked.clone()));
+        eventually("there are answers again", || answers().is_ok_and(|answer| answer == gone));
     });
 }
 
