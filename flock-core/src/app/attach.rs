@@ -81,6 +81,7 @@ impl Node {
         let config = self.config_in_force()?;
         let held = self.state().ipam.get(guard.attachment()).cloned();
         if let Some(attached) = self.running(held.as_ref(), request).await? {
+            self.state().ipam.locate(guard.attachment(), &request.netns);
             return Ok(attached);
         }
         let allocation = if let Some(allocation) = held {
@@ -104,7 +105,12 @@ impl Node {
         if abandoned() {
             return Err(AttachError::Abandoned);
         }
-        self.state().ipam.commit(guard.attachment());
+        {
+            let mut state = self.state();
+            state.ipam.commit(guard.attachment());
+            // It may hold its addresses since an ADD in a namespace that is no more.
+            state.ipam.locate(guard.attachment(), &request.netns);
+        }
         self.persist().await?;
         self.look_again_if_outdated(guard, &link);
         Ok(Attached { link: state, addresses: allocation.addresses })

@@ -25,11 +25,12 @@ impl Node {
     pub async fn sync_links(&self, grace: Duration, clock: Clock<'_>) -> Result<LinksSynced, NetlinkError> {
         let tended = self.ports.netlink.tend_links().await?;
         let gone = self.gone_namespaces(&tended.links).await;
+        let now = clock();
         let ripe = {
             let mut state = self.state();
             let allocations: Vec<&Allocation> = state.ipam.allocations().collect();
             let seen = leaks(&allocations, &tended.links, &gone);
-            state.suspects.look(seen, clock(), grace)
+            state.suspects.look(seen, now, grace)
         };
         let mut swept = Vec::new();
         for leak in ripe {

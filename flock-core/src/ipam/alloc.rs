@@ -8,6 +8,7 @@ use super::space::{Space, SplitMix64};
 use super::{Addresses, Allocation, IpamError, Phase, PoolUsage, Request};
 use crate::family::Family;
 use crate::ids::AttachmentId;
+use crate::ports::NetnsPath;
 use crate::time::Timestamp;
 
 /// The pools of a node, as [`NodeConfig`](crate::config::NodeConfig) checks them: those of a family do not overlap.
@@ -114,6 +115,15 @@ impl Ipam {
             self.generation += 1;
         }
         true
+    }
+
+    /// Records in which network namespace the pod is, where it holds addresses.
+    pub fn locate(&mut self, attachment: &AttachmentId, netns: &NetnsPath) {
+        let Some(allocation) = self.allocations.get_mut(attachment) else { return };
+        if allocation.netns.as_ref() != Some(netns) {
+            allocation.netns = Some(netns.clone());
+            self.generation += 1;
+        }
     }
 
     /// Ends an allocation; its addresses cool down from `now` on. `None` when there is none.

@@ -169,6 +169,11 @@ impl FakeKernel {
         }
     }
 
+    /// The namespace is there again, without links.
+    pub fn restore_netns(&self, netns: &NetnsPath) {
+        self.state().missing_netns.remove(netns);
+    }
+
     /// The pod gets an interface from somebody else.
     pub fn put_foreign_interface(&self, netns: &NetnsPath, ifname: &IfName) {
         self.state().foreign_interfaces.insert((netns.clone(), ifname.clone()));

@@ -16,4 +16,5 @@ mod ipam_model;
 mod plan;
 mod route;
 mod subranges;
+mod sweep;
 mod world;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::task::Poll;
 
 use flock_core::ids::{AttachmentId, IfName};
@@ -177,17 +177,13 @@ fn only_veths_under_names_of_flock_are_looked_after_and_discarded() {
     });
 }
 
-/// A file system of which nobody answers for, until this is dropped.
-struct DeadFilesystem(File, PathBuf);
-
-impl DeadFilesystem {
-    fn mount(path: PathBuf) -> Self {
-        let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
-        let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
-        std::fs::create_dir(&path).unwrap();
-        mount(Some("dead"), &path, Some("fuse"), MsFlags::empty(), Some(data.as_str())).unwrap();
-        Self(device, path)
-    }
+/// Mounts a file system that answers nobody, until the file is closed.
+fn dead_filesystem(path: &NetnsPath) -> File {
+    let device = File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+    std::fs::create_dir(path.as_path()).unwrap();
+    mount(Some("dead"), path.as_path(), Some("fuse"), MsFlags::empty(), Some(data.as_str())).unwrap();
+    device
 }
 
 #[test]
@@ -216,13 +212,13 @@ fn only_what_is_certain_to_be_no_namespace_is_gone() {
             gone.iter().cloned().chain([alive, path("link"), path("turn")]).collect();
         assert_eq!(world.kernel.gone(asked.clone()).await.unwrap(), gone);
 
-        let dead = DeadFilesystem::mount(path("dead").into());
+        let dead = dead_filesystem(&path("dead"));
         let with_dead: BTreeSet<NetnsPath> = gone.iter().cloned().chain([path("dead/netns")]).collect();
         for asked in [&with_dead, &asked] {
             let error = world.kernel.gone(asked.clone()).await.unwrap_err();
             assert_eq!(error.retry(), Retry::Later, "{error}");
         }
-        umount2(&dead.1, MntFlags::MNT_DETACH).unwrap();
+        umount2(path("dead").as_path(), MntFlags::MNT_DETACH).unwrap();
         drop(dead);
         let answers = || futures::executor::block_on(world.kernel.gone(asked.clone()));
         eventually("there are answers again", || answers().is_ok_and(|answer| answer == gone));
