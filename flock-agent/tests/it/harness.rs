@@ -381,10 +381,20 @@ pub(crate) fn addresses(added: &Added) -> Vec<IpAddr> {
 }
 
 /// Waits for a condition; a deadline only keeps a broken test from hanging.
-pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool, otherwise: impl FnOnce() -> String) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+pub(crate) fn eventually(what: &str, holds: impl FnMut() -> bool, otherwise: impl FnOnce() -> String) {
+    within(Duration::from_secs(30), what, holds, otherwise);
+}
+
+/// The same for what takes its time.
+pub(crate) fn within(
+    patience: Duration,
+    what: &str,
+    mut holds: impl FnMut() -> bool,
+    otherwise: impl FnOnce() -> String,
+) {
+    let deadline = Instant::now() + patience;
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within 30 s; {}", otherwise());
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}; {}", otherwise());
         thread::sleep(Duration::from_millis(5));
     }
 }

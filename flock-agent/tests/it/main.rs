@@ -11,6 +11,7 @@ mod harness;
 mod health;
 mod install;
 mod kube;
+mod leaks;
 mod netns;
 mod object;
 mod plan;
