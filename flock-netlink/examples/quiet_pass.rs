@@ -1,4 +1,4 @@
-//! What a pass over the routes costs when nothing has changed:
+//! What a pass over the routes, and a look at the links, cost when nothing has changed:
 //! `cargo run --release -p flock-netlink --example quiet_pass [PODS [SHARED [RUNS]]]`, as root. Makes a node in a
 //! network namespace of its own with PODS (250) pods that share SHARED (50) anycast addresses, half of them IPv6,
 //! and measures RUNS (200) passes: CPU time of the process, in the kernel and outside.
@@ -11,9 +11,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flock_core::app::{AttachRequest, Node, Ports, RoutesSynced, Settings};
+use flock_core::app::{AttachRequest, LinksSynced, Node, Ports, RoutesSynced, Settings};
 use flock_core::config::{BgpSpec, NodeConfigSpec};
 use flock_core::ids::{AttachmentId, NodeName};
+use flock_core::leak::GRACE;
 use flock_core::ports::{Netlink, NetnsPath, NodeConfigView};
 use flock_core::route::RouteSet;
 use flock_core::testing::{FakePodSource, FakeRouting, FakeStatusSink, FakeStore, pod_view};
@@ -87,6 +88,22 @@ async fn measure(pods: u32, shared: u32, runs: u32) {
         read.push(cpu().checked_sub(before).unwrap());
     }
     report("without deciding", read);
+
+    let mut looks = Vec::new();
+    for _ in 0..runs {
+        let before = cpu();
+        let synced = node.sync_links(GRACE, &|| Timestamp::from_millis(1)).await.unwrap();
+        looks.push(cpu().checked_sub(before).unwrap());
+        assert_eq!(synced, LinksSynced::default());
+    }
+    report("a quiet look", looks);
+    let mut tended = Vec::new();
+    for _ in 0..runs {
+        let before = cpu();
+        kernel.tend_links().await.unwrap();
+        tended.push(cpu().checked_sub(before).unwrap());
+    }
+    report("without deciding", tended);
 }
 
 /// What is there, wanted as it is.
