@@ -15,7 +15,7 @@ use nix::net::if_::if_nametoindex;
 use crate::alias;
 use crate::conn::{Conn, Request, errno, refused};
 use crate::inspect::{
-    RTN_LOCAL, find_index, find_link, host_side, identity, is_dying, is_host_ifname, pod_side,
+    RTN_LOCAL, absent_is_none, find_index, find_link, host_side, identity, is_dying, is_host_ifname, pod_side,
 };
 use crate::netns::{Netns, NetnsId};
 use crate::note;
@@ -267,10 +267,10 @@ fn make_way(
     }
     if !is_dying(&there) && identity.is_some() {
         let pod = pod_side(netns, link.identity.attachment.ifname(), &there)?;
-        let host = host_side(&mut Conn::open_for_dumps()?, ifname, &there)?;
-        let state = LinkState { identity, host, pod };
-        if state == expected(link, there.index) {
-            return Ok(Some(state));
+        let host = host_side(&mut Conn::open_for_dumps()?, ifname, &there).map(Some);
+        let state = absent_is_none(host)?.map(|host| LinkState { identity, host, pod });
+        if state.as_ref() == Some(&expected(link, there.index)) {
+            return Ok(state);
         }
     }
     tracing::info!(%ifname, "replacing what is left of an earlier attachment");

@@ -31,7 +31,8 @@ pub(crate) fn find_index(conn: &mut Conn, ifindex: u32) -> Result<Option<Link>, 
     absent_is_none(conn.get(&request::get_link_by_index(ifindex), Link::read))
 }
 
-fn absent_is_none<T>(found: Result<Option<T>, NetlinkError>) -> Result<Option<T>, NetlinkError> {
+/// What went while it was looked at was not there.
+pub(crate) fn absent_is_none<T>(found: Result<Option<T>, NetlinkError>) -> Result<Option<T>, NetlinkError> {
     match found {
         Err(error) if errno(&error) == Some(Errno::ENODEV) => Ok(None),
         found => found,
@@ -168,7 +169,7 @@ pub(crate) fn is_gateway(address: &Address) -> bool {
 
 /// The pod's end, seen from inside; `None` when the interface of that name is not the other end of `host`.
 pub(crate) fn pod_side(netns: &Netns, ifname: &IfName, host: &Link) -> Result<Option<PodSide>, NetlinkError> {
-    netns.visit(|| {
+    let seen = netns.visit(|| {
         let mut conn = Conn::open_for_dumps()?;
         let Some(link) = find_link(&mut conn, ifname)? else { return Ok(None) };
         if link.peer != Some(host.index) || host.peer != Some(link.index) {
@@ -189,7 +190,8 @@ pub(crate) fn pod_side(netns: &Netns, ifname: &IfName, host: &Link) -> Result<Op
             gateways: sorted(defaults.into_iter().filter_map(|route| route.gateway)),
             neighbours: neighbours(&mut conn, link.index)?,
         }))
-    })
+    });
+    absent_is_none(seen)
 }
 
 pub(crate) fn is_link_local(address: IpAddr) -> bool {
@@ -212,7 +214,8 @@ pub(crate) fn inspect(
     if identity.as_ref().is_some_and(|identity| identity.attachment != *attachment) {
         return Ok(None);
     }
-    let host = host_side(&mut conn, &ifname, &link)?;
+    let found = host_side(&mut conn, &ifname, &link).map(Some);
+    let Some(host) = absent_is_none(found)? else { return Ok(None) };
     let pod = match netns.map(|netns| pod_side(netns, attachment.ifname(), &link)) {
         // A file that is no namespace (any more) has no pod in it.
         None | Some(Err(NetlinkError::Netns { .. })) => None,
