@@ -1,6 +1,6 @@
 //! What is left of pods that nobody deletes: what goes, when, and what never does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn addresses(container: &str) -> Leak {
 
 /// A link that the node knows nothing of.
 async fn stray(world: &World, container: &str) -> HostLink {
-    let addresses = Addresses { v6: "2001:db8:1::77".parse().ok(), v4: None };
+    let addresses = Addresses { v6: None, v4: "192.0.2.77".parse().ok() };
     let identity = LinkIdentity { attachment: id(container), pod: None, uid: None, addresses, more: false };
     let link = PodLink {
         identity,
@@ -169,15 +169,19 @@ async fn what_is_no_leak_any_more_just_before_its_removal_stays() {
         world.kernel.remove_netns(&netns(container));
     }
     look(&node, 0).await;
+    let annotations = [("addresses", "192.0.2.77"), ("ipv6", "false")];
+    let annotations = annotations.map(|(key, value)| (format!("flock.fritzlab.net/{key}"), value.to_owned()));
+    let as_stray = AttachRequest { annotations: Some(BTreeMap::from(annotations)), ..request(None) };
     let swept = meanwhile(&node, 60, || {
-        // An ADD of the one, the namespace of the other, another link, and an ADD on top of the link.
+        // An ADD of the one, the namespace of the other, another link, and an ADD that takes the link as it is.
         world.kernel.restore_netns(&netns("c1"));
         world.kernel.restore_netns(&netns("c2"));
         now(add(&node, "c1", &request(None))).unwrap();
         world.kernel.remove_link(&id("c3"));
         assert_ne!(now(stray(&world, "c3")), before);
         world.kernel.remove_link(&id("c4"));
-        now(add(&node, "c4", &request(None))).unwrap();
+        let link = world.kernel.link(&id("c4")).unwrap();
+        assert_eq!(now(add(&node, "c4", &as_stray)).unwrap().link, link);
     });
     assert_eq!(swept.await, []);
     assert_eq!(held(&node).await, [id("c1"), id("c2"), id("c4")]);
