@@ -14,7 +14,8 @@ use flock_core::time::Timestamp;
 use flock_netlink::KernelNetlink;
 use serde_json::json;
 
-use crate::harness::{Netns, TestNode, addresses, netns_available, within};
+use crate::harness::{TestNode, addresses, within};
+use crate::netns::{Netns, netns_available};
 
 #[test]
 fn pods_that_go_without_a_del_are_swept_and_running_ones_are_not() {
@@ -131,6 +132,7 @@ fn an_add_that_meets_the_sweep_keeps_its_link() {
                     uid: None,
                     annotations: None,
                     mtu: None,
+                    loopback_runs: false,
                 };
                 let guard = node.lock(attachment.clone()).await;
                 let attached = node.attach(&guard, &request, &now, rounds, &|| false).await.unwrap();

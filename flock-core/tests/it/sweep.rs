@@ -45,6 +45,7 @@ async fn stray(world: &World, container: &str) -> HostLink {
         mtu: 1500,
         extra: Vec::new(),
         anycast: Vec::new(),
+        loopback_runs: false,
         announced: BTreeSet::new(),
     };
     let host = world.kernel.attach(&link).await.unwrap().host;
