@@ -4,6 +4,7 @@ mod bench;
 mod cluster;
 mod contract;
 mod directory;
+mod events;
 mod informer;
 mod manifests;
 mod policy;

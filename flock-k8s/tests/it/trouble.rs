@@ -193,13 +193,10 @@ async fn a_huge_object_is_an_object() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_page_asks_for_what_the_api_server_refuses() {
-    let cluster = Cluster::around(FakeApiServer::start(), None, TIMING).await;
+    let api = FakeApiServer::start();
+    many(&api);
+    let cluster = Cluster::around(api, None, TIMING).await;
     cluster.ready().await;
-    many(&cluster.api);
-    cluster.api.set_mood(Mood::Away);
-    cluster.api.compact();
-    cluster.api.set_mood(Mood::Well);
-    cluster.until(|view| view.pods.len() == 110).await;
     let pages = cluster.api.requests();
     let pages: Vec<_> = pages.iter().filter(|it| it.query.contains_key("continue")).collect();
     assert_eq!(pages.len(), 2);
