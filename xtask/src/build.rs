@@ -39,6 +39,13 @@ pub(crate) struct Dist {
     pub(crate) agent: PathBuf,
 }
 
+impl Dist {
+    /// The two in this directory.
+    pub(crate) fn of(directory: &Path) -> Self {
+        Self { flock: directory.join("flock"), agent: directory.join("flock-agent") }
+    }
+}
+
 /// Builds both release binaries into `target/dist/` of the repository at `root`.
 pub(crate) fn dist(root: &Path) -> Result<Dist> {
     if !cfg!(target_os = "linux") {

@@ -32,12 +32,33 @@ pub(crate) struct ImageArgs {
 
 /// Runs `cargo xtask image`.
 pub(crate) fn run(args: &ImageArgs) -> Result<()> {
-    let root = cmd::root();
     let dist = match &args.binaries {
-        Some(directory) => Dist { flock: directory.join("flock"), agent: directory.join("flock-agent") },
-        None => build::dist(&root)?,
+        Some(directory) => Dist::of(directory),
+        None => build::dist(&cmd::root())?,
     };
-    let work = root.join("target/image");
+    let made = make(&dist, args.output.clone())?;
+    println!("{}  {}  {} bytes", made.name, made.archive.display(), made.size);
+    println!("unpacked {} bytes, {} files; sha256:{}", made.unpacked, made.files, made.digest);
+    Ok(())
+}
+
+/// An image that was made.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// The archive.
+    pub(crate) archive: PathBuf,
+    /// Its size in bytes.
+    pub(crate) size: usize,
+    /// What a runtime calls the image.
+    name: String,
+    unpacked: usize,
+    files: usize,
+    digest: String,
+}
+
+/// Makes the image of these binaries; `output` is where the archive goes, if not to its usual place.
+pub(crate) fn make(dist: &Dist, output: Option<PathBuf>) -> Result<Made> {
+    let work = cmd::root().join("target/image");
     fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
     let unpacked =
         packages::unpack(&["bird2", "nftables", "containernetworking-plugins", "libgcc-s1"], &work)?;
@@ -54,12 +75,12 @@ pub(crate) fn run(args: &ImageArgs) -> Result<()> {
 
     let layer = rootfs.layer()?;
     let version = env!("CARGO_PKG_VERSION");
-    let archive = oci::archive(&layer, &format!("{REPOSITORY}:{version}"), version, architecture()?)?;
-    let output = args.output.clone().unwrap_or_else(|| work.join("flock.oci.tar"));
-    fs::write(&output, &archive).with_context(|| format!("cannot write {}", output.display()))?;
-    println!("{REPOSITORY}:{version}  {}  {} bytes", output.display(), archive.len());
-    println!("unpacked {} bytes, {} files; sha256:{}", layer.len(), rootfs.len(), oci::digest(&archive));
-    Ok(())
+    let name = format!("{REPOSITORY}:{version}");
+    let content = oci::archive(&layer, &name, version, architecture()?)?;
+    let archive = output.unwrap_or_else(|| work.join("flock.oci.tar"));
+    fs::write(&archive, &content).with_context(|| format!("cannot write {}", archive.display()))?;
+    let (size, digest) = (content.len(), oci::digest(&content));
+    Ok(Made { archive, size, name, unpacked: layer.len(), files: rootfs.len(), digest })
 }
 
 /// This machine's architecture in the words of OCI.

@@ -14,6 +14,8 @@ mod progress;
 mod random;
 mod report;
 mod router;
+#[cfg(target_os = "linux")]
+pub(crate) mod runtime;
 mod state;
 mod topology;
 

@@ -1,4 +1,4 @@
-//! The habits of the project as commands: `cargo xtask lab`, `test`, `build`, `bench`, `fuzz`, `crd`.
+//! The habits of the project as commands: `cargo xtask lab`, `test`, `build`, `runtime`, `bench`, `fuzz`, `crd`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -11,6 +11,8 @@ mod build;
 mod check;
 mod cmd;
 mod crd;
+#[cfg(target_os = "linux")]
+mod echo;
 mod fuzz;
 mod image;
 mod lab;
@@ -41,6 +43,9 @@ enum Task {
     /// Measure what a pod's network costs and how soon it works, in namespaces of its own (needs root)
     #[cfg(target_os = "linux")]
     Bench(bench::BenchArgs),
+    /// Run the image under containerd as a cluster would, and a pod beside it, in namespaces of its own (needs root)
+    #[cfg(target_os = "linux")]
+    Runtime(lab::runtime::RuntimeArgs),
     /// Make the image of the node as an OCI archive, without a container engine
     Image(image::ImageArgs),
     /// Write deploy/install.yaml from its parts
@@ -67,6 +72,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => check::run(&args),
         #[cfg(target_os = "linux")]
         Task::Bench(args) => bench::run(&args),
+        #[cfg(target_os = "linux")]
+        Task::Runtime(args) => lab::runtime::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Crd => crd::run().map(|()| ExitCode::SUCCESS),
         Task::Image(args) => image::run(&args).map(|()| ExitCode::SUCCESS),

@@ -39,6 +39,14 @@ pub(crate) const FRR: Package = Package {
     units: &["frr.service"],
 };
 
+/// A container runtime, with the one it runs containers by.
+pub(crate) const CONTAINERD: Package = Package {
+    name: "containerd",
+    programs: &["containerd", "ctr", "runc"],
+    why: "a container runtime of the kind nodes have",
+    units: &["containerd.service"],
+};
+
 /// Interfaces, routes and namespaces by hand.
 pub(crate) const IPROUTE: Package = Package {
     name: "iproute2",

@@ -15,9 +15,7 @@ use super::plugin::Pod;
 use super::stats::Summary;
 use crate::build::Dist;
 use crate::cmd;
-use echo::Pinger;
-
-mod echo;
+use crate::echo::Pinger;
 
 /// An echo that is not answered within this time is lost. Each pod is asked once per family.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -126,9 +126,28 @@ impl Cluster {
 
     /// Starts a daemon of a pod's own, inside it.
     pub(super) fn start_in_pod(&mut self, pod: &'static str, command: &mut Command) -> Result<()> {
-        let log = self.state.element_dir(pod)?.join("main.log");
-        let daemon = Daemon::start(pod, command, &self.state.netns(pod), &log)?;
+        self.start_daemon(pod, pod, command)
+    }
+
+    /// Starts a daemon in an element, under a name of its own.
+    pub(super) fn start_daemon(
+        &mut self,
+        owner: &'static str,
+        element: &str,
+        command: &mut Command,
+    ) -> Result<()> {
+        let log = self.state.element_dir(owner)?.join("main.log");
+        let daemon = Daemon::start(owner, command, &self.state.netns(element), &log)?;
         self.keep(vec![daemon])
+    }
+
+    /// Waits until a daemon that was told to end has done so.
+    pub(super) fn wait_for_end(&mut self, owner: &str) -> Result<()> {
+        let index = self.daemons.iter().position(|daemon| daemon.owner == owner);
+        let daemon = self.daemons.remove(index.with_context(|| format!("there is no daemon of {owner}"))?);
+        let id = daemon.id();
+        self.wait_for("it ends", || if id.is_alive() { bail!("{owner} does not end") } else { Ok(()) })?;
+        daemon.reap()
     }
 
     /// Kills a daemon, as the kernel does that runs out of memory: without a warning.
@@ -312,7 +331,7 @@ const NEXTHOP_IDS: RangeInclusive<u64> = 0x666c_0000..=0x666c_ffff;
 
 /// What the kernel of a node has that only a pod brings: links, routes but the aggregates, nexthop objects,
 /// neighbours.
-fn leftovers(netns: &Netns, node: &Node) -> Result<Vec<String>> {
+pub(super) fn leftovers(netns: &Netns, node: &Node) -> Result<Vec<String>> {
     let text = |entry: &serde_json::Value, key: &str| entry[key].as_str().unwrap_or("?").to_owned();
     let links = netns.show("link show")?;
     let links = links.iter().map(|link| text(link, "ifname")).filter(|name| name != "lo" && name != "up0");

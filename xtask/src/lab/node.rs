@@ -36,7 +36,8 @@ impl NodeDir {
         ]
     }
 
-    fn manifests(&self) -> PathBuf {
+    /// Where its manifests are.
+    pub(super) fn manifests(&self) -> PathBuf {
         self.0.join("manifests")
     }
 

@@ -173,7 +173,8 @@ impl Attached {
     }
 }
 
-fn addresses_of_eth0(netns: &Netns) -> Result<Vec<IpAddr>> {
+/// What is on the pod's end of its link.
+pub(super) fn addresses_of_eth0(netns: &Netns) -> Result<Vec<IpAddr>> {
     let shown = netns.show("address show dev eth0")?;
     let addresses = shown.iter().flat_map(|link| link["addr_info"].as_array().into_iter().flatten());
     Ok(addresses.filter_map(|address| address["local"].as_str()?.parse().ok()).collect())

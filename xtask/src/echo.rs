@@ -21,13 +21,14 @@ const REPLY6: u8 = 129;
 
 /// Raw sockets of both families in the network namespace they were opened in.
 #[derive(Debug)]
-pub(super) struct Pinger {
+pub(crate) struct Pinger {
     v6: OwnedFd,
     v4: OwnedFd,
 }
 
 impl Pinger {
-    pub(super) fn open() -> Result<Self> {
+    /// Opens them.
+    pub(crate) fn open() -> Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let open = |family, protocol| {
             socket(family, SockType::Raw, flags, protocol)
@@ -41,7 +42,7 @@ impl Pinger {
 
     /// Sends one echo request to each address and returns when each reply came, in the same order; `None` for
     /// one that has not come within `patience`.
-    pub(super) fn ping(
+    pub(crate) fn ping(
         &self,
         addresses: &[IpAddr],
         sequence: u16,
