@@ -37,6 +37,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
         static_checks(&mut steps, machine);
         steps.run("tests", || cargo(&mut machine.tests(&args.filter)));
         steps.run("doc tests", || cargo(machine.cargo("test").args(["--quiet", "--doc"])));
+        #[cfg(target_os = "linux")]
+        if machine.root {
+            steps.run("runtime", runtime);
+        }
     } else {
         steps.run("tests", || cargo(&mut machine.tests(&args.filter)));
     }
@@ -67,6 +71,19 @@ fn install(root: bool) -> Result<Outcome> {
         Err(error) if !root => Ok(Outcome::Skipped(format!("{error:#}"))),
         Err(error) => Err(error),
     }
+}
+
+/// The image under a container runtime. Where there is none and none can be installed, everything else still counts,
+/// but not where a green run is to have skipped nothing.
+#[cfg(target_os = "linux")]
+fn runtime() -> Result<Outcome> {
+    match crate::lab::runtime::install() {
+        Err(error) if std::env::var_os("FLOCK_REQUIRE_NETNS").is_none_or(|value| value != "1") => {
+            return Ok(Outcome::Skipped(format!("{error:#}")));
+        }
+        installed => installed?,
+    }
+    cargo(cmd::cargo().args(["xtask", "runtime"]))
 }
 
 fn cargo(command: &mut Command) -> Result<Outcome> {
@@ -125,9 +142,10 @@ impl Machine {
         let runner = if self.nextest { "cargo nextest" } else { "cargo test" };
         let kernel =
             if self.privileged() { "in network namespaces, with a live BIRD" } else { "without root" };
+        let runtime = if self.privileged() { ", and the image under containerd" } else { "" };
         if args.filter.is_empty() {
             format!(
-                "Packages, format, clippy, docs, licences, then every test ({runner}, {kernel}) and the doc tests."
+                "Packages, format, clippy, docs, licences, then every test ({runner}, {kernel}), the doc tests{runtime}."
             )
         } else {
             format!("The tests selected by `{}` ({runner}, {kernel}).", args.filter.join(" "))

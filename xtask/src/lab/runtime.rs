@@ -149,7 +149,8 @@ fn check(lab: &mut Cluster, progress: &Progress, archive: &Path, cgroup: &str) -
     progress.step("netns", "making a namespace after the agent", || {
         let netns = lab.state.netns("later");
         node.verify_propagation(lab, &netns)?;
-        Ok(((), "the agent sees a network namespace that was made after it started".to_owned()))
+        node.verify_first_propagation(lab)?;
+        Ok(((), "the agent sees those made after it started, the first one on a host as well".to_owned()))
     })?;
     let pod = progress.step("pod", "ctr run --cni", || {
         let pod = pod::start(lab, &node)?;

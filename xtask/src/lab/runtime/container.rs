@@ -5,11 +5,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use super::containerd::Containerd;
@@ -35,6 +36,12 @@ pub(super) struct Node {
     manifests: PathBuf,
     default_capabilities: Vec<String>,
 }
+
+/// Where the agent's container has the namespaces of the host.
+const NETNS: &str = "/run/netns";
+
+/// What a container runs that is only there. The image has no sleep; a BIRD that nobody configures is as good.
+pub(super) const SLEEP: [&str; 4] = ["flock-agent", "bird", "--node-name", "sleep"];
 
 /// The containers that run all the time, in the order they are started.
 pub(super) const DAEMONS: [&str; 2] = ["agent", "bird"];
@@ -174,19 +181,63 @@ impl Node {
         ))
     }
 
-    /// Whether a network namespace made now shows in the agent's container. It does so through mounts, and the
-    /// machine had none for namespaces when the agent was started.
+    /// How the agent's container has the namespaces of the host.
+    fn netns_mount(&self) -> Result<String> {
+        let mounts = &self.template.agent.volume_mounts;
+        let mount = mounts.iter().find(|mount| mount.mount_path == Path::new(NETNS));
+        mount.with_context(|| format!("the agent has no mount at {NETNS}"))?.options()
+    }
+
+    /// Whether a network namespace made now shows in the agent's container.
     pub(super) fn verify_propagation(&self, lab: &mut Cluster, netns: &Netns) -> Result<()> {
         netns::make(std::slice::from_ref(netns))?;
-        let inside = format!("/proc/{}/root{}", self.containerd.pid("agent")?, netns.path().display());
-        let seen = lab.wait_for("the namespace is seen", || {
-            let (here, there) = (fs::metadata(netns.path())?, fs::metadata(&inside)?);
-            ensure!((here.dev(), here.ino()) == (there.dev(), there.ino()), "it is another file");
-            Ok(())
-        });
+        let seen = self.wait_until_seen(lab, "agent", &netns.path(), &netns.path());
         netns::remove(std::slice::from_ref(netns))?;
         seen
     }
+
+    /// The same on a host that had not made a namespace yet when the container was started: the first one turns the
+    /// directory into a mount (ip-netns.c of iproute2). Here that is another directory than /run/netns.
+    pub(super) fn verify_first_propagation(&self, lab: &mut Cluster) -> Result<()> {
+        const ID: &str = "first";
+        let (directory, file) = (Path::new("/run/first"), Path::new("/run/first/netns"));
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let mount =
+            format!("type=bind,src={},dst={NETNS},options={}", directory.display(), self.netns_mount()?);
+        let options = ["--rm".to_owned(), "--mount".to_owned(), mount];
+        let mut run = self.containerd.run(ID, &options, self.image());
+        lab.start_daemon(ID, self.lab_node.name, run.args(SLEEP))?;
+        lab.wait_for("the container runs", || self.containerd.pid(ID))?;
+        bind(directory, directory)?;
+        mount_flags(directory, MsFlags::MS_SHARED | MsFlags::MS_REC)?;
+        fs::write(file, "").with_context(|| format!("cannot make {}", file.display()))?;
+        bind(&self.netns.path(), file)?;
+        let inside = Path::new(NETNS).join("netns");
+        self.wait_until_seen(lab, ID, file, &inside)?;
+        self.containerd.signal(ID, "SIGTERM")?;
+        lab.wait_for_end(ID)
+    }
+
+    /// Waits until a container has at `inside` what is at `outside`.
+    fn wait_until_seen(&self, lab: &mut Cluster, id: &str, outside: &Path, inside: &Path) -> Result<()> {
+        let inside = format!("/proc/{}/root{}", self.containerd.pid(id)?, inside.display());
+        lab.wait_for("the namespace is seen", || {
+            let identity = |file: fs::Metadata| (file.dev(), file.ino());
+            let same = identity(fs::metadata(outside)?) == identity(fs::metadata(&inside)?);
+            ensure!(same, "{inside} is another file");
+            Ok(())
+        })
+    }
+}
+
+fn bind(from: &Path, to: &Path) -> Result<()> {
+    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .with_context(|| format!("cannot mount {}", to.display()))
+}
+
+fn mount_flags(path: &Path, flags: MsFlags) -> Result<()> {
+    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+        .with_context(|| format!("cannot change the mount {}", path.display()))
 }
 
 /// As the kubelet does it: any answer from 200 to 399 is a good one.

@@ -63,7 +63,9 @@ impl Containerd {
             bail!("the manifests name the image {image}, the archive {}", images.trim());
         }
         let version = |containerd: &Self| {
-            let mut run = containerd.run("version", &["--rm".to_owned()], image);
+            // With a limit, as the containers of the DaemonSet have.
+            let options = ["--rm", "--memory-limit", "67108864"].map(str::to_owned);
+            let mut run = containerd.run("version", &options, image);
             containerd.succeed_in(run.args(["flock-agent", "version"]))
         };
         let done = version(self).or_else(|error| {

@@ -103,6 +103,8 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
 /// Makes the inside look like a node: its own processes in /proc, an empty /run, and mounts that are shared, as
 /// systemd leaves them.
 pub(super) fn furnish() -> Result<()> {
+    // Called by hand it would do all this to the machine.
+    ensure!(std::process::id() == 1, "--inside is for the first process of new namespaces");
     prctl::set_pdeathsig(Signal::SIGKILL).context("cannot ask to end with the process outside")?;
     let change = |flags| mount(None::<&str>, "/", None::<&str>, flags, None::<&str>);
     // First away from the machine's, then shared among our own.

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::container::Node;
+use super::container::{Node, SLEEP};
 use crate::lab::cluster::{Cluster, leftovers};
 use crate::lab::execute::{self, Patience};
 use crate::lab::netns::Netns;
@@ -33,9 +33,7 @@ pub(super) struct Pod {
 pub(super) fn start(lab: &mut Cluster, node: &Node) -> Result<Pod> {
     let options = ["--rm", "--cni"].map(str::to_owned);
     let mut run = node.containerd.run(NAME, &options, node.image());
-    // The image has no sleep; a BIRD that nobody configures is as good.
-    run.args(["flock-agent", "bird", "--node-name", NAME]);
-    lab.start_daemon(NAME, node.lab_node.name, &mut run)?;
+    lab.start_daemon(NAME, node.lab_node.name, run.args(SLEEP))?;
     lab.wait_for("the pod runs", || {
         node.containerd.exec(NAME, &["birdc", "-s", "/run/flock/bird.ctl", "show", "status"])
     })?;
