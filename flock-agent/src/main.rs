@@ -8,6 +8,8 @@ mod bird;
 mod clock;
 #[cfg(target_os = "linux")]
 mod cluster;
+#[cfg(target_os = "linux")]
+mod entrance;
 mod explain;
 #[cfg(target_os = "linux")]
 mod health;

@@ -2,7 +2,7 @@
 //! A request runs in a task of its own, so that a client that goes away leaves nothing half done.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,10 +21,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::{clock, wire};
+use crate::{clock, entrance, wire};
 
 /// How long a client may take to send its line, and to read the answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Read at once; more than most requests have.
+const FIRST_BYTES: usize = 16 << 10;
 
 /// How long one ADD may take once it holds its lock.
 const ADD_DEADLINE: Duration = Duration::from_secs(30);
@@ -127,7 +130,7 @@ async fn serve_client(node: Arc<Node>, stream: UnixStream) {
         Err(error) => Err(wire::failure(code::INTERNAL, error.to_string())),
     };
     match call {
-        Ok(Some(call)) => handle(&node, call, answer).await,
+        Ok(Some((call, netns))) => handle(&node, call, netns.as_ref(), answer).await,
         Ok(None) => {}
         Err(failure) => answer.send(Outcome::Error(failure)).await,
     }
@@ -144,24 +147,38 @@ fn only_root(client: &UCred) -> io::Result<()> {
     ))
 }
 
-/// Reads the one line. `None`: the client went away without asking anything.
-async fn read_request(read: OwnedReadHalf) -> Result<Option<Call>, Failure> {
-    let mut line = Vec::new();
-    let limit = MAX_REQUEST as u64;
-    let mut reader = BufReader::new(read.take(limit));
-    match timeout(CLIENT_PATIENCE, reader.read_until(b'\n', &mut line)).await {
-        Ok(Ok(0)) => return Ok(None),
-        Ok(Ok(_)) => {}
+/// Reads the one line, and takes the namespace that comes with it. `None`: the client went away without asking
+/// anything.
+async fn read_request(mut read: OwnedReadHalf) -> Result<Option<(Call, Option<OwnedFd>)>, Failure> {
+    let mut line = vec![0; FIRST_BYTES];
+    let whole = async {
+        let (length, netns) = entrance::receive(read.as_ref(), &mut line).await?;
+        line.truncate(length);
+        match line.iter().position(|byte| *byte == b'\n') {
+            Some(end) => line.truncate(end + 1),
+            None if line.is_empty() => {}
+            None => {
+                let limit = MAX_REQUEST.saturating_sub(length) as u64;
+                BufReader::new((&mut read).take(limit)).read_until(b'\n', &mut line).await?;
+            }
+        }
+        io::Result::Ok(netns)
+    };
+    let netns = match timeout(CLIENT_PATIENCE, whole).await {
+        Ok(Ok(netns)) => netns,
         Ok(Err(error)) => {
             return Err(wire::failure(code::IO_FAILURE, format!("cannot read the request: {error}")));
         }
         Err(_) => return Err(wire::failure(code::WIRE, "the request did not arrive within 10 s")),
+    };
+    if line.is_empty() {
+        return Ok(None);
     }
     if line.last() != Some(&b'\n') {
         let why = if line.len() >= MAX_REQUEST { "is longer than 1 MiB" } else { "ends without a line feed" };
         return Err(wire::failure(code::WIRE, format!("the request {why}")));
     }
-    parse(&line).map(Some)
+    parse(&line).map(|call| Some((call, netns)))
 }
 
 /// The version first: a request of another version may look different otherwise.
@@ -190,11 +207,11 @@ fn parse(line: &[u8]) -> Result<Call, Failure> {
     serde_json::from_slice::<cni::Request>(line).map(|request| request.call).map_err(unreadable)
 }
 
-async fn handle(node: &Node, call: Call, answer: Answer) {
+async fn handle(node: &Node, call: Call, netns: Option<&OwnedFd>, answer: Answer) {
     match call {
-        Call::Add(add) => handle_add(node, add, answer).await,
+        Call::Add(add) => handle_add(node, add, netns, answer).await,
         Call::Del(attachment) => answer.done(del(node, &attachment).await).await,
-        Call::Check(check) => answer.done(self::check(node, check).await).await,
+        Call::Check(check) => answer.done(self::check(node, check, netns).await).await,
         Call::Gc(gc) => answer.done(self::gc(node, &gc).await).await,
         Call::Status => {
             let ready = node.readiness().map_err(|reason| wire::failure(code::NOT_READY, reason));
@@ -224,9 +241,9 @@ fn explain(node: &Node, pod: &cni::Pod) -> Outcome {
     }
 }
 
-async fn handle_add(node: &Node, add: cni::Add, answer: Answer) {
+async fn handle_add(node: &Node, add: cni::Add, netns: Option<&OwnedFd>, answer: Answer) {
     let pod = add.pod.as_ref().map(|pod| format!("{}/{}", pod.namespace, pod.name)).unwrap_or_default();
-    let parsed = wire::attachment(&add.attachment).and_then(|id| Ok((id, wire::attach_request(add)?)));
+    let parsed = wire::attachment(&add.attachment).and_then(|id| Ok((id, wire::attach_request(add, netns)?)));
     let (attachment, request) = match parsed {
         Ok(parsed) => parsed,
         Err(failure) => return answer.send(Outcome::Error(failure)).await,
@@ -289,9 +306,9 @@ async fn del(node: &Node, attachment: &cni::Attachment) -> Result<(), Failure> {
     }
 }
 
-async fn check(node: &Node, check: cni::Check) -> Result<(), Failure> {
+async fn check(node: &Node, check: cni::Check, netns: Option<&OwnedFd>) -> Result<(), Failure> {
     let guard = node.lock(wire::attachment(&check.attachment)?).await;
-    let request = wire::check_request(check)?;
+    let request = wire::check_request(check, netns)?;
     node.check(&guard, &request).await.map_err(|error| wire::check_failure(&error))
 }
 

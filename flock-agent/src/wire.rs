@@ -1,6 +1,7 @@
 //! Between the plain words of the wire and the types of the core, and from errors to CNI codes.
 
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 
 use flock_cni::error::code;
 use flock_cni::wire::{Add, Added, AddedIp, Attachment, Check, Failure, Gc, Pod};
@@ -8,6 +9,8 @@ use flock_core::app::{AttachError, AttachRequest, Attached, CheckError, CheckReq
 use flock_core::ids::{AttachmentId, ContainerId, IdError, IfName, PodKey, PodUid};
 use flock_core::ports::{Mac, NetlinkError, NetnsPath, Retry};
 use flock_core::route::{GATEWAY4, GATEWAY6};
+
+use crate::entrance;
 
 /// A refusal with a code and a sentence.
 pub(crate) fn failure(code: u32, msg: impl Into<String>) -> Failure {
@@ -29,13 +32,16 @@ fn netns(path: &str) -> Result<NetnsPath, Failure> {
     NetnsPath::parse(path).map_err(|error| failure(code::INVALID_ENVIRONMENT, error))
 }
 
-pub(crate) fn attach_request(wire: Add) -> Result<AttachRequest, Failure> {
+/// `open` is the namespace itself, where the client has sent it.
+pub(crate) fn attach_request(wire: Add, open: Option<&OwnedFd>) -> Result<AttachRequest, Failure> {
     let (pod, uid) = match &wire.pod {
         Some(pod) => pod_identity(pod).map_err(|error| bad_name(&error))?,
         None => (None, None),
     };
     let Add { netns: path, annotations, mtu, loopback_runs, .. } = wire;
-    Ok(AttachRequest { netns: netns(&path)?, pod, uid, annotations, mtu, loopback_runs })
+    let netns = netns(&path)?;
+    let entrance = entrance::path(&netns, open);
+    Ok(AttachRequest { netns, entrance, pod, uid, annotations, mtu, loopback_runs })
 }
 
 fn pod_identity(pod: &Pod) -> Result<(Option<PodKey>, Option<PodUid>), IdError> {
@@ -44,8 +50,9 @@ fn pod_identity(pod: &Pod) -> Result<(Option<PodKey>, Option<PodUid>), IdError> 
     Ok((Some(key), uid))
 }
 
-pub(crate) fn check_request(wire: Check) -> Result<CheckRequest, Failure> {
-    Ok(CheckRequest { netns: netns(&wire.netns)?, expected: wire.expected })
+pub(crate) fn check_request(wire: Check, open: Option<&OwnedFd>) -> Result<CheckRequest, Failure> {
+    let netns = netns(&wire.netns)?;
+    Ok(CheckRequest { netns: entrance::path(&netns, open).unwrap_or(netns), expected: wire.expected })
 }
 
 /// What GC keeps. An entry that is no name of ours cannot be an attachment of ours: another plugin's.

@@ -1,14 +1,19 @@
 //! Asking the agent: one connection, one line each way, bounded in time and size.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::fcntl::OFlag;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
+};
 use serde::Deserialize;
 
 use crate::error::{CniError, code, shorten};
@@ -140,8 +145,15 @@ pub fn call(socket: &Path, request: &Request, limits: Limits) -> Result<Reply, R
     if line.len() > MAX_REQUEST {
         return Err(RpcError::TooLong { bytes: line.len() });
     }
+    let netns = request.call.netns().and_then(open_netns);
     let stream = dial(socket, limits)?;
-    decode(&exchange(&stream, &line, limits.answer)?)
+    decode(&exchange(&stream, &line, netns.as_ref(), limits.answer)?)
+}
+
+/// A namespace that cannot be opened is for the agent to complain about.
+fn open_netns(path: &str) -> Option<File> {
+    // Non-blocking, so that a path to a pipe does not hang.
+    OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).ok()
 }
 
 /// Connects, and tries again for as long as a restart of the agent may explain the failure.
@@ -182,8 +194,13 @@ fn connect_at_once(path: &Path) -> nix::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Writes the request and reads one line, without its end.
-fn exchange(mut stream: &UnixStream, line: &[u8], budget: Duration) -> Result<Vec<u8>, RpcError> {
+/// Writes the request, the open file with its first bytes, and reads one line, without its end.
+fn exchange(
+    mut stream: &UnixStream,
+    line: &[u8],
+    mut file: Option<&File>,
+    budget: Duration,
+) -> Result<Vec<u8>, RpcError> {
     let start = Instant::now();
     // A peer that takes or gives a byte now and then must not stretch the budget, so each call gets what is
     // left of it. Zero would mean "for ever" to the system.
@@ -194,8 +211,11 @@ fn exchange(mut stream: &UnixStream, line: &[u8], budget: Duration) -> Result<Ve
     let mut rest = line;
     while !rest.is_empty() {
         stream.set_write_timeout(left()?).map_err(|_| RpcError::Gone)?;
-        match stream.write(rest) {
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+        match write(stream, rest, file) {
+            Ok(written) => {
+                rest = rest.get(written..).unwrap_or_default();
+                file = None;
+            }
             Err(error) if passing(&error) => {}
             // An agent that has heard enough may have said why before it hung up.
             Err(_) => break,
@@ -220,6 +240,15 @@ fn exchange(mut stream: &UnixStream, line: &[u8], budget: Duration) -> Result<Ve
             return Ok(answer);
         }
     }
+}
+
+/// Writes some of it, and a file along with that.
+fn write(mut stream: &UnixStream, bytes: &[u8], file: Option<&File>) -> io::Result<usize> {
+    let Some(file) = file else { return stream.write(bytes) };
+    let file = [file.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&file)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    Ok(sendmsg::<()>(stream.as_raw_fd(), &[IoSlice::new(bytes)], &control, flags, None)?)
 }
 
 /// Nothing happened yet; the budget decides how often to go on.

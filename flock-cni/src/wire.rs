@@ -55,6 +55,17 @@ pub enum Call {
     Explain(Pod),
 }
 
+impl Call {
+    /// Path of the network namespace it is about. The open namespace goes with the request where the path can be
+    /// opened: it may mean nothing to the agent, whose mounts and processes are those of its container.
+    pub fn netns(&self) -> Option<&str> {
+        match self {
+            Self::Add(Add { netns, .. }) | Self::Check(Check { netns, .. }) => Some(netns),
+            Self::Del(_) | Self::Gc(_) | Self::Status | Self::Report | Self::Explain(_) => None,
+        }
+    }
+}
+
 /// Which interface of which container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

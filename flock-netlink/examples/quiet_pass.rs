@@ -128,6 +128,7 @@ async fn add(node: &Node, source: &FakePodSource, number: u32, shared: u32) -> F
     let guard = node.lock(AttachmentId::parse(&format!("{number:064x}/eth0")).unwrap()).await;
     let request = AttachRequest {
         netns: NetnsPath::parse(&format!("/proc/self/fd/{}", netns.as_raw_fd())).unwrap(),
+        entrance: None,
         pod: Some(key),
         uid: None,
         annotations: None,

@@ -17,8 +17,10 @@ use crate::time::Clock;
 /// An ADD.
 #[derive(Debug, Clone)]
 pub struct AttachRequest {
-    /// The pod's network namespace.
+    /// The pod's network namespace, as the runtime calls it.
     pub netns: NetnsPath,
+    /// Where this process enters it, if that path means something to the runtime only.
+    pub entrance: Option<NetnsPath>,
     /// The pod, where the runtime names it.
     pub pod: Option<PodKey>,
     /// Its UID, where the runtime names it.
@@ -29,6 +31,13 @@ pub struct AttachRequest {
     pub mtu: Option<u32>,
     /// The runtime runs the `loopback` plugin at the same time.
     pub loopback_runs: bool,
+}
+
+impl AttachRequest {
+    /// The path by which this process enters the namespace.
+    fn entrance(&self) -> NetnsPath {
+        self.entrance.as_ref().unwrap_or(&self.netns).clone()
+    }
 }
 
 /// What an ADD made.
@@ -124,7 +133,7 @@ impl Node {
         request: &AttachRequest,
     ) -> Result<Option<Attached>, AttachError> {
         let Some(held) = held.filter(|held| held.phase == Phase::Committed) else { return Ok(None) };
-        let seen = self.ports.netlink.inspect(&held.attachment, Some(request.netns.clone())).await?;
+        let seen = self.ports.netlink.inspect(&held.attachment, Some(request.entrance())).await?;
         Ok(seen
             .filter(|seen| drift(held, seen).is_empty())
             .map(|link| Attached { link, addresses: held.addresses }))
@@ -163,7 +172,7 @@ impl Node {
                 addresses: allocation.addresses,
                 more: !allocation.extra.is_empty(),
             },
-            netns: request.netns.clone(),
+            netns: request.entrance(),
             mtu,
             extra: allocation.extra.clone(),
             anycast: allocation.anycast.clone(),

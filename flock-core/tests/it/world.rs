@@ -46,6 +46,7 @@ pub(crate) fn id(container: &str) -> AttachmentId {
 pub(crate) fn request(pod: Option<&str>) -> AttachRequest {
     AttachRequest {
         netns: netns("p"),
+        entrance: None,
         pod: pod.map(|key| key.parse().unwrap()),
         uid: None,
         annotations: None,
