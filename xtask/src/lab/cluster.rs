@@ -141,13 +141,16 @@ impl Cluster {
         self.keep(vec![daemon])
     }
 
-    /// Waits until a daemon that was told to end has done so.
-    pub(super) fn wait_for_end(&mut self, owner: &str) -> Result<()> {
-        let index = self.daemons.iter().position(|daemon| daemon.owner == owner);
-        let daemon = self.daemons.remove(index.with_context(|| format!("there is no daemon of {owner}"))?);
-        let id = daemon.id();
-        self.wait_for("it ends", || if id.is_alive() { bail!("{owner} does not end") } else { Ok(()) })?;
-        daemon.reap()
+    /// Waits until daemons that were told to end have done so.
+    pub(super) fn wait_for_end(&mut self, owners: &[&str]) -> Result<()> {
+        let (ending, others): (Vec<_>, Vec<_>) =
+            self.daemons.drain(..).partition(|daemon| owners.contains(&daemon.owner));
+        self.daemons = others;
+        self.wait_for("they end", || match ending.iter().find(|daemon| daemon.id().is_alive()) {
+            Some(daemon) => bail!("{} does not end\n{}", daemon.owner, daemon.tail()),
+            None => Ok(()),
+        })?;
+        ending.into_iter().try_for_each(Daemon::reap)
     }
 
     /// Kills a daemon, as the kernel does that runs out of memory: without a warning.

@@ -215,7 +215,7 @@ impl Node {
         let inside = Path::new(NETNS).join("netns");
         self.wait_until_seen(lab, ID, file, &inside)?;
         self.containerd.signal(ID, "SIGTERM")?;
-        lab.wait_for_end(ID)
+        lab.wait_for_end(&[ID])
     }
 
     /// Waits until a container has at `inside` what is at `outside`.

@@ -86,7 +86,7 @@ impl Pod {
     /// Ends it and waits until the node and the router have nothing of it.
     pub(super) fn end(self, lab: &mut Cluster, node: &Node) -> Result<()> {
         node.containerd.signal(NAME, "SIGTERM")?;
-        lab.wait_for_end(NAME)?;
+        lab.wait_for_end(&[NAME])?;
         let netns = node.netns.clone();
         lab.wait_for("nothing of the pod is left", || {
             let mut left = leftovers(&netns, node.lab_node)?;

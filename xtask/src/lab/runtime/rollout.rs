@@ -62,7 +62,7 @@ fn swap(lab: &mut Cluster, node: &Node, way: Way) -> Result<()> {
     for name in DAEMONS {
         node.containerd.signal(name, if way == Way::Killed { "SIGKILL" } else { "SIGTERM" })?;
     }
-    DAEMONS.into_iter().try_for_each(|name| lab.wait_for_end(name))?;
+    lab.wait_for_end(&DAEMONS)?;
     if way == Way::Terminated {
         node.install()?;
     }
