@@ -150,6 +150,14 @@ impl Node {
         }
     }
 
+    /// Whether BIRD has told its peers everything again.
+    pub(super) fn verify_recovered(&self) -> Result<()> {
+        let status =
+            self.containerd.exec("bird", &["birdc", "-r", "-s", "/run/flock/bird.ctl", "show", "status"])?;
+        ensure!(!status.contains("recovery"), "{}", status.trim());
+        Ok(())
+    }
+
     /// What `flock-agent status` says, asked in the agent's container.
     pub(super) fn status(&self) -> Result<Value> {
         let text = self.containerd.exec("agent", &["flock-agent", "status", "-o", "json"])?;

@@ -68,7 +68,9 @@ fn swap(lab: &mut Cluster, node: &Node, way: Way) -> Result<()> {
     }
     node.start(lab)?;
     lab.wait_for_sessions()?;
-    lab.wait_for_routes(topology::pools()).map(drop)
+    lab.wait_for_routes(topology::pools())?;
+    // Who restarts again before this has to be forgotten by its peers (RFC 4724, section 4.2).
+    lab.wait_for("BIRD has recovered from its restart", || node.verify_recovered())
 }
 
 impl Count {
