@@ -1,5 +1,5 @@
 //! `cargo xtask runtime`: the image of the node as a cluster runs it. A containerd of our own starts what the
-//! DaemonSet says, exactly as it says, beside a second node, a router and a client of the lab; then a pod, whose
+//! `DaemonSet` says, exactly as it says, beside a second node, a router and a client of the lab; then a pod, whose
 //! network flock makes; then agent and BIRD are replaced, while a client counts packets.
 
 mod container;
@@ -170,7 +170,7 @@ fn check(lab: &mut Cluster, progress: &Progress, archive: &Path, cgroup: &str) -
         Ok(((), format!("both killed by SIGKILL and started again: {count}")))
     })?;
     progress.step("gone", "ending the pod", || {
-        pod.end(lab, &node)?;
+        pod::end(lab, &node)?;
         Ok(((), "no link, route, neighbour or allocation is left of the pod".to_owned()))
     })
 }

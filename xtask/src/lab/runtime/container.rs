@@ -1,4 +1,4 @@
-//! The pod of the DaemonSet on a node, started by containerd as the kubelet would have it.
+//! The pod of the `DaemonSet` on a node, started by containerd as the kubelet would have it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,7 +30,7 @@ const PROBE: Duration = Duration::from_secs(10);
 /// A node whose agent and BIRD are containers.
 pub(super) struct Node {
     pub(super) containerd: Containerd,
-    pub(super) lab_node: &'static topology::Node,
+    pub(super) place: &'static topology::Node,
     pub(super) netns: Netns,
     template: Template,
     manifests: PathBuf,
@@ -49,20 +49,20 @@ pub(super) const DAEMONS: [&str; 2] = ["agent", "bird"];
 impl Node {
     /// The first node of the lab, of which nothing runs yet but containerd.
     pub(super) fn new(containerd: Containerd, template: Template, state: &State) -> Result<Self> {
-        let lab_node = &topology::NODES[0];
-        let directory = NodeDir::new(state, lab_node)?;
-        directory.write_manifests(lab_node)?;
+        let place = &topology::NODES[0];
+        let directory = NodeDir::new(state, place)?;
+        directory.write_manifests(place)?;
         Ok(Self {
             default_capabilities: containerd.default_capabilities()?,
             manifests: directory.manifests(),
-            netns: state.netns(lab_node.name),
+            netns: state.netns(place.name),
             containerd,
-            lab_node,
+            place,
             template,
         })
     }
 
-    /// The image of the DaemonSet.
+    /// The image of the `DaemonSet`.
     pub(super) fn image(&self) -> &str {
         &self.template.image
     }
@@ -76,7 +76,7 @@ impl Node {
     /// Starts the containers and waits until the kubelet would call the pod ready.
     pub(super) fn start(&self, lab: &mut Cluster) -> Result<()> {
         for (name, container) in self.daemons() {
-            lab.start_daemon(name, self.lab_node.name, &mut self.command(container)?)?;
+            lab.start_daemon(name, self.place.name, &mut self.command(container)?)?;
         }
         let probe = |container: &Container, probe: Option<&Probe>| match probe {
             Some(probe) => self.probe(&container.name, probe).with_context(|| container.name.clone()),
@@ -108,7 +108,7 @@ impl Node {
             options.extend(["--memory-limit".to_owned(), container.resources.memory()?.to_string()]);
         }
         let field = |path: &str| match path {
-            "spec.nodeName" => Ok(self.lab_node.name),
+            "spec.nodeName" => Ok(self.place.name),
             other => bail!("the check does not know the field {other}"),
         };
         for variable in &container.env {
@@ -120,7 +120,7 @@ impl Node {
                 .extend(["--mount".to_owned(), format!("type=bind,src={source},dst={target},options={how}")]);
         };
         for entry in &container.volume_mounts {
-            let target = entry.mount_path.display().to_string();
+            let target = entry.path.display().to_string();
             let Some((source, make)) = self.template.host_path(entry)? else {
                 // The token, with which the agent would ask the API server.
                 mount(&self.manifests.display().to_string(), MANIFESTS, "rbind:rprivate:ro");
@@ -192,7 +192,7 @@ impl Node {
     /// How the agent's container has the namespaces of the host.
     fn netns_mount(&self) -> Result<String> {
         let mounts = &self.template.agent.volume_mounts;
-        let mount = mounts.iter().find(|mount| mount.mount_path == Path::new(NETNS));
+        let mount = mounts.iter().find(|mount| mount.path == Path::new(NETNS));
         mount.with_context(|| format!("the agent has no mount at {NETNS}"))?.options()
     }
 
@@ -214,7 +214,7 @@ impl Node {
             format!("type=bind,src={},dst={NETNS},options={}", directory.display(), self.netns_mount()?);
         let options = ["--rm".to_owned(), "--mount".to_owned(), mount];
         let mut run = self.containerd.run(ID, &options, self.image());
-        lab.start_daemon(ID, self.lab_node.name, run.args(SLEEP))?;
+        lab.start_daemon(ID, self.place.name, run.args(SLEEP))?;
         lab.wait_for("the container runs", || self.containerd.pid(ID))?;
         bind(directory, directory)?;
         mount_flags(directory, MsFlags::MS_SHARED | MsFlags::MS_REC)?;
@@ -291,8 +291,8 @@ fn number(capability: &str) -> Result<u32> {
 
 /// Reads /proc/PID/mountinfo.
 fn root_is_read_only(mountinfo: &str) -> bool {
-    let fields = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let root = fields.filter(|fields| fields.get(4) == Some(&"/")).last();
+    let mut fields = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let root = fields.rfind(|fields| fields.get(4) == Some(&"/"));
     root.is_some_and(|fields| {
         fields.get(5).is_some_and(|options| options.split(',').any(|word| word == "ro"))
     })

@@ -64,7 +64,8 @@ impl Containerd {
         }
         let version = |containerd: &Self| {
             // With a limit, as the containers of the DaemonSet have.
-            let options = ["--rm", "--memory-limit", "67108864"].map(str::to_owned);
+            let limit = ["--memory-limit", "67108864"].into_iter().filter(|_| containerd.cgroups);
+            let options: Vec<_> = ["--rm"].into_iter().chain(limit).map(str::to_owned).collect();
             let mut run = containerd.run("version", &options, image);
             containerd.succeed_in(run.args(["flock-agent", "version"]))
         };
@@ -88,7 +89,7 @@ impl Containerd {
         let mut ctr = self.ctr();
         ctr.arg("run").args(options);
         if !self.cgroups {
-            ctr.args(["--cgroup", ""]);
+            ctr.args(["--cgroup", "", "--cpu-shares", "0"]);
         }
         ctr.args([image, id]);
         ctr

@@ -114,6 +114,12 @@ pub(super) fn furnish() -> Result<()> {
     mount(Some("proc"), "/proc", Some("proc"), plain | MsFlags::MS_NOEXEC, None::<&str>)
         .context("cannot mount /proc")?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), plain, Some("mode=755")).context("cannot mount /run")?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+    if hierarchies(&mounts).next().is_none() {
+        // runc wants one, whether or not it puts anything into it.
+        mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), plain | MsFlags::MS_NOEXEC, None::<&str>)
+            .context("this machine has no cgroups, and they cannot be mounted")?;
+    }
     ["/etc", "/opt", "/var/lib"].into_iter().try_for_each(|path| keep_writes(Path::new(path)))
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Pod {
 pub(super) fn start(lab: &mut Cluster, node: &Node) -> Result<Pod> {
     let options = ["--rm", "--cni"].map(str::to_owned);
     let mut run = node.containerd.run(NAME, &options, node.image());
-    lab.start_daemon(NAME, node.lab_node.name, run.args(SLEEP))?;
+    lab.start_daemon(NAME, node.place.name, run.args(SLEEP))?;
     lab.wait_for("the pod runs", || {
         node.containerd.exec(NAME, &["birdc", "-s", "/run/flock/bird.ctl", "show", "status"])
     })?;
@@ -50,7 +50,7 @@ pub(super) fn start(lab: &mut Cluster, node: &Node) -> Result<Pod> {
     own.sort_by_key(|address| Family::of(*address));
     let [v6, v4] = own[..] else { bail!("the pod should have an address of each family, and has {own:?}") };
     for (family, address) in [(Family::V6, v6), (Family::V4, v4)] {
-        ensure!(node.lab_node.pool(family).contains(&address), "{address} is not of the node's pool");
+        ensure!(node.place.pool(family).contains(&address), "{address} is not of the node's pool");
         ensure!(text.contains(&format!("\"{address}\"")), "the agent does not say {address}: {text}");
     }
     Ok(Pod { v6, v4 })
@@ -82,24 +82,24 @@ impl Pod {
         }
         Ok(FROM.join(", "))
     }
+}
 
-    /// Ends it and waits until the node and the router have nothing of it.
-    pub(super) fn end(self, lab: &mut Cluster, node: &Node) -> Result<()> {
-        node.containerd.signal(NAME, "SIGTERM")?;
-        lab.wait_for_end(&[NAME])?;
-        let netns = node.netns.clone();
-        lab.wait_for("nothing of the pod is left", || {
-            let mut left = leftovers(&netns, node.lab_node)?;
-            let status = node.status()?;
-            let held = status["allocations"].as_array().map_or(&[][..], Vec::as_slice);
-            left.extend(held.iter().map(|held| format!("allocation {held}")));
-            ensure!(left.is_empty(), "{}", left.join(", "));
-            Ok(())
-        })?;
-        lab.wait_for_routes(topology::pools())?;
-        let containers = node.containerd.succeed(&["container", "list", "--quiet"])?;
-        ensure!(!containers.lines().any(|id| id == NAME), "containerd still has the container");
-        ensure!(Path::new("/opt/cni/bin/flock").exists(), "the plugin is gone");
+/// Ends the pod and waits until the node and the router have nothing of it.
+pub(super) fn end(lab: &mut Cluster, node: &Node) -> Result<()> {
+    node.containerd.signal(NAME, "SIGTERM")?;
+    lab.wait_for_end(&[NAME])?;
+    let netns = node.netns.clone();
+    lab.wait_for("nothing of the pod is left", || {
+        let mut left = leftovers(&netns, node.place)?;
+        let status = node.status()?;
+        let held = status["allocations"].as_array().map_or(&[][..], Vec::as_slice);
+        left.extend(held.iter().map(|held| format!("allocation {held}")));
+        ensure!(left.is_empty(), "{}", left.join(", "));
         Ok(())
-    }
+    })?;
+    lab.wait_for_routes(topology::pools())?;
+    let containers = node.containerd.succeed(&["container", "list", "--quiet"])?;
+    ensure!(!containers.lines().any(|id| id == NAME), "containerd still has the container");
+    ensure!(Path::new("/opt/cni/bin/flock").exists(), "the plugin is gone");
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use super::container::{DAEMONS, Node};
 use super::pod::Pod;
@@ -96,7 +96,8 @@ impl Count {
         let enough = self.sent.load(Ordering::Relaxed) + AROUND;
         lab.wait_for("packets go back and forth", || {
             let sent = self.sent.load(Ordering::Relaxed);
-            if sent < enough { bail!("{sent} of {enough} were sent") } else { Ok(()) }
+            ensure!(sent >= enough, "{sent} of {enough} were sent");
+            Ok(())
         })
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-/// The pod template of the DaemonSet.
+/// The pod template of the `DaemonSet`.
 #[derive(Debug)]
 pub(super) struct Template {
     /// The image of all its containers.
@@ -251,16 +251,18 @@ impl Resources {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Mount {
     name: String,
-    pub(super) mount_path: PathBuf,
+    #[serde(rename = "mountPath")]
+    pub(super) path: PathBuf,
     #[serde(default)]
     pub(super) read_only: bool,
-    mount_propagation: Option<String>,
+    #[serde(rename = "mountPropagation")]
+    propagation: Option<String>,
 }
 
 impl Mount {
     /// The options of the mount, as the part of containerd that the kubelet speaks to sets them.
     pub(super) fn options(&self) -> Result<String> {
-        let propagation = match self.mount_propagation.as_deref() {
+        let propagation = match self.propagation.as_deref() {
             None | Some("None") => "rprivate",
             Some("HostToContainer") => "rslave",
             Some(other) => bail!("the check does not know mountPropagation {other}"),
