@@ -132,6 +132,7 @@ fn an_add_that_meets_the_sweep_keeps_its_link() {
                     uid: None,
                     annotations: None,
                     mtu: None,
+                    entrance: None,
                     loopback_runs: false,
                 };
                 let guard = node.lock(attachment.clone()).await;
