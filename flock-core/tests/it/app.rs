@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flock_core::app::{AttachError, AttachRequest, CheckError, Configured, DetachError, RoutesSynced};
+use flock_core::config::{ClaimSpec, LabelSelectorSpec};
 use flock_core::ipam::{Addresses, Phase};
-use flock_core::ports::{InterfaceAddress, NodeFacts, PeerState, PeerStatus, Retry, StateStore};
+use flock_core::ports::{
+    InterfaceAddress, NodeConfigView, NodeFacts, PeerState, PeerStatus, Retry, StateStore,
+};
 use flock_core::route::RouteProtocol;
 use flock_core::testing::{FakeStore, KernelCall, pod_view};
 
@@ -500,4 +503,29 @@ async fn a_configured_peer_shows_whatever_becomes_of_the_routing_daemon() {
         exported: 2,
     });
     assert_eq!(sessions().await, [(peer(), PeerState::Established)]);
+}
+
+#[tokio::test]
+async fn what_is_not_known_yet_is_told_to_the_runtime_and_not_to_the_owner() {
+    let world = World::new();
+    let label = |team: &str| BTreeMap::from([("team".to_owned(), team.to_owned())]);
+    let mut claimed = spec(&["2001:db8:1::/64"], &[]);
+    claimed.claims = vec![ClaimSpec {
+        cidrs: vec!["2001:db8:a::/64".to_owned()],
+        namespace_selector: LabelSelectorSpec { match_labels: label("dns"), ..Default::default() },
+        ..Default::default()
+    }];
+    world.pods.set_node_config(Some(NodeConfigView { generation: 1, spec: Ok(claimed) }));
+    let node = world.start().await;
+    let annotations = [("flock.fritzlab.net/anycast".to_owned(), "2001:db8:a::53".to_owned())];
+    let asking = AttachRequest { annotations: Some(BTreeMap::from(annotations)), ..request(Some("ns/a")) };
+    let error = add(&node, "a", &asking).await.unwrap_err();
+    assert_eq!(error.retry(), Retry::Later, "{error}");
+    assert_eq!(world.status.events(), []);
+    world.pods.set_namespace("ns", label("web"));
+    let error = add(&node, "a", &asking).await.unwrap_err();
+    assert_eq!(error.retry(), Retry::Never, "{error}");
+    assert_eq!(world.status.events().len(), 1);
+    world.pods.set_namespace("ns", label("dns"));
+    add(&node, "a", &asking).await.unwrap();
 }
