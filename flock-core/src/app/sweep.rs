@@ -65,8 +65,9 @@ impl Node {
     /// is a reason to leave it alone.
     async fn sweep(&self, leak: &Leak, clock: Clock<'_>) -> Result<bool, DetachError> {
         let attachment = match leak {
-            Leak::Allocation(attachment) => attachment,
-            Leak::Link(HostLink { attachment: Some(attachment), .. }) => attachment,
+            Leak::Allocation(attachment) | Leak::Link(HostLink { attachment: Some(attachment), .. }) => {
+                attachment
+            }
             Leak::Link(nameless) => {
                 self.ports.netlink.discard(nameless).await?;
                 tracing::info!(op = "sweep", "removed {leak}");

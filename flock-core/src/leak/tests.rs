@@ -29,6 +29,9 @@ fn link(container: &str, owner: Option<&str>) -> HostLink {
     HostLink { ifname: attachment(container).host_ifname(), ifindex: 7, attachment: owner.map(attachment) }
 }
 
+/// What it is about; an allocation, a link, whose namespaces are gone; what of it is a leak.
+type Case<'a> = (&'a str, Option<Allocation>, Option<HostLink>, &'a [&'a str], Option<Leak>);
+
 #[test]
 fn leak_is_what_no_pod_can_be_using() {
     let without_path = Allocation { netns: None, ..held("a") };
@@ -36,8 +39,7 @@ fn leak_is_what_no_pod_can_be_using() {
     let collided = (held("c23923"), link("c79018", Some("c79018")));
     assert_eq!(collided.0.attachment.host_ifname(), collided.1.ifname);
     let addresses = |container| Leak::Allocation(attachment(container));
-    // Allocation, link, what is gone, and what of it is a leak.
-    let table: [(_, Option<Allocation>, Option<HostLink>, &[&str], Option<Leak>); 14] = [
+    let table: [Case; 14] = [
         ("whole", Some(held("a")), Some(link("a", Some("a"))), &[], None),
         ("link deleted by hand", Some(held("a")), None, &[], None),
         ("somebody else's namespace is gone", Some(held("a")), None, &["b"], None),

@@ -1,7 +1,10 @@
 //! What is needed to find what is left, and to remove it.
 
-use super::*;
-use crate::ports::HostLink;
+use std::collections::BTreeSet;
+
+use super::{NetlinkWorld, attach, dual, id, inspect, nothing_is_left, sorted, with_extra};
+use crate::ids::IfName;
+use crate::ports::{HostLink, PodLink};
 
 async fn tended(world: &dyn NetlinkWorld) -> Vec<HostLink> {
     let tended = world.netlink().tend_links().await.unwrap();
@@ -36,7 +39,7 @@ pub async fn nameless_link_is_discarded(world: &dyn NetlinkWorld) {
     shared.anycast = vec!["203.0.113.9".parse().unwrap()];
     for link in [dual(world, "a", 1), with_extra(dual(world, "b", 2), &["198.51.100.2"]), shared] {
         let seen = nameless(world, &link).await;
-        assert_eq!(tended(world).await, [seen.clone()]);
+        assert_eq!(tended(world).await, std::slice::from_ref(&seen));
         for _ in 0..2 {
             world.netlink().discard(&seen).await.unwrap();
             nothing_is_left(world, &link).await;
@@ -53,7 +56,7 @@ pub async fn only_the_nameless_link_that_was_seen_is_discarded(world: &dyn Netli
     let second = nameless(world, &link).await;
     assert_ne!(first, second);
     world.netlink().discard(&first).await.unwrap();
-    assert_eq!(tended(world).await, [second.clone()]);
+    assert_eq!(tended(world).await, std::slice::from_ref(&second));
     let other = HostLink { ifname: IfName::parse("flock00000000").unwrap(), ..second.clone() };
     world.netlink().discard(&other).await.unwrap();
     assert_eq!(tended(world).await, [second]);
