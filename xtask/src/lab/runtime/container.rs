@@ -112,7 +112,11 @@ impl Node {
             other => bail!("the check does not know the field {other}"),
         };
         for variable in &container.env {
-            let value = field(&variable.value_from.field_ref.field_path)?;
+            let value = match (&variable.value, &variable.value_from) {
+                (Some(value), None) => value,
+                (None, Some(from)) => field(&from.field_ref.field_path)?,
+                _ => bail!("environment variable {}: neither value nor valueFrom", variable.name),
+            };
             options.extend(["--env".to_owned(), format!("{}={value}", variable.name)]);
         }
         let mut mount = |source: &str, target: &str, how: &str| {

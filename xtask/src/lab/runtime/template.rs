@@ -143,12 +143,13 @@ pub(super) struct Container {
     pub(super) volume_mounts: Vec<Mount>,
 }
 
-/// An environment variable.
+/// An environment variable: one of the two says what it is.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Env {
     pub(super) name: String,
-    pub(super) value_from: ValueFrom,
+    pub(super) value: Option<String>,
+    pub(super) value_from: Option<ValueFrom>,
 }
 
 /// Where a value comes from.
