@@ -120,14 +120,14 @@ fn check(lab: &mut Cluster, progress: &Progress, archive: &Path, cgroup: &str) -
     progress.step("install", "running the init container twice", || {
         let (first, second) = (node.install()?, node.install()?);
         ensure!(
-            first.lines().count() == 2 && first.lines().all(|line| line.starts_with("installed")),
-            "the first run was to install the plugin and the list: {first}"
+            first.lines().count() == 3 && first.lines().all(|line| line.starts_with("installed")),
+            "the first run was to install the plugin, `loopback` and the list: {first}"
         );
         ensure!(
             second.lines().count() == 2 && second.lines().all(|line| line.starts_with("unchanged")),
             "the second run was to change nothing: {second}"
         );
-        Ok(((), "plugin and network list are in place, and a second run changes nothing".to_owned()))
+        Ok(((), "plugin, `loopback` and network list are in place, and a second run changes nothing".to_owned()))
     })?;
     progress.step("router", "starting the upstream router", || {
         Ok(((), format!("{}, AS {}", lab.start_router()?, topology::ROUTER_ASN)))
