@@ -127,7 +127,10 @@ fn check(lab: &mut Cluster, progress: &Progress, archive: &Path, cgroup: &str) -
             second.lines().count() == 2 && second.lines().all(|line| line.starts_with("unchanged")),
             "the second run was to change nothing: {second}"
         );
-        Ok(((), "plugin, `loopback` and network list are in place, and a second run changes nothing".to_owned()))
+        Ok((
+            (),
+            "plugin, `loopback` and network list are in place, and a second run changes nothing".to_owned(),
+        ))
     })?;
     progress.step("router", "starting the upstream router", || {
         Ok(((), format!("{}, AS {}", lab.start_router()?, topology::ROUTER_ASN)))
