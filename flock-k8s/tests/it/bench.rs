@@ -67,6 +67,25 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_mins(1), what).await.expect("still waiting after a minute")
 }
 
+/// Waits for a view that holds.
+pub(crate) async fn until(source: &dyn PodSource, holds: impl Fn(&ClusterView) -> bool) -> Arc<ClusterView> {
+    soon(async {
+        loop {
+            let view = source.snapshot();
+            if holds(&view) {
+                return view;
+            }
+            source.changed(view.revision).await;
+        }
+    })
+    .await
+}
+
+/// Whether these are the pods of a view, by name.
+pub(crate) fn has_pods(view: &ClusterView, names: &[&str]) -> bool {
+    view.pods.keys().map(PodKey::name).eq(names.iter().copied())
+}
+
 /// A directory and the source that follows it.
 pub(crate) struct Bench {
     _home: TempDir,
@@ -113,21 +132,12 @@ impl Bench {
 
     /// Waits for a view that holds, without ever asking the source to look.
     pub(crate) async fn until(&self, holds: impl Fn(&ClusterView) -> bool) -> Arc<ClusterView> {
-        soon(async {
-            loop {
-                let view = self.view();
-                if holds(&view) {
-                    return view;
-                }
-                self.source.changed(view.revision).await;
-            }
-        })
-        .await
+        until(&self.source, holds).await
     }
 
     /// Waits until exactly these pods of the default namespace are there.
     pub(crate) async fn until_pods(&self, names: &[&str]) -> Arc<ClusterView> {
-        self.until(|view| view.pods.keys().map(PodKey::name).eq(names.iter().copied())).await
+        self.until(|view| has_pods(view, names)).await
     }
 
     /// Waits until this pod says this word.

@@ -11,7 +11,7 @@ use flock_k8s::testing::FakeApiServer;
 use flock_k8s::{KubePodSource, SILENCE, Timing, connect};
 use serde_json::{Value, json};
 
-use crate::bench::{manifest_of, node, soon};
+use crate::bench::{has_pods, manifest_of, node, soon, until};
 
 /// Short, so that what takes a while in a cluster does not here.
 pub(crate) const TIMING: Timing = Timing {
@@ -62,20 +62,11 @@ impl Cluster {
 
     /// Waits for a view that holds.
     pub(crate) async fn until(&self, holds: impl Fn(&ClusterView) -> bool) -> Arc<ClusterView> {
-        soon(async {
-            loop {
-                let view = self.view();
-                if holds(&view) {
-                    return view;
-                }
-                self.source.changed(view.revision).await;
-            }
-        })
-        .await
+        until(&self.source, holds).await
     }
 
     pub(crate) async fn until_pods(&self, names: &[&str]) -> Arc<ClusterView> {
-        self.until(|view| view.pods.keys().map(PodKey::name).eq(names.iter().copied())).await
+        self.until(|view| has_pods(view, names)).await
     }
 }
 

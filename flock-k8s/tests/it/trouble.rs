@@ -121,6 +121,14 @@ async fn half_a_line_and_then_silence_is_given_up_and_goes_on_where_it_was() {
     assert_eq!(lists(&cluster.api), 1);
 }
 
+/// Waits for a watch, and then as long as many requests take: without looking at the clock.
+async fn watched_then_many_times_around(cluster: &Cluster) {
+    cluster.api.eventually("it was watched", |api| asked(api, "watch") > 0);
+    for _ in 0..20 {
+        assert_eq!(soon(cluster.source.pod(&key("nobody"))).await.unwrap(), None);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_ends_at_once_is_not_begun_again_at_once() {
     let bookmark = json!({"type": "BOOKMARK", "object": {
@@ -132,11 +140,7 @@ async fn a_watch_that_ends_at_once_is_not_begun_again_at_once() {
         let day = Duration::from_hours(24);
         let cluster = Cluster::around(api, None, Timing { pause: (day, day), ..TIMING }).await;
         cluster.ready().await;
-        cluster.api.eventually("it was watched", |api| asked(api, "watch") > 0);
-        for _ in 0..20 {
-            // Many times around, without looking at the clock.
-            assert_eq!(soon(cluster.source.pod(&key("nobody"))).await.unwrap(), None);
-        }
+        watched_then_many_times_around(&cluster).await;
         assert_eq!(asked(&cluster.api, "watch"), 1);
     }
 }
@@ -169,10 +173,7 @@ async fn what_cannot_be_watched_is_not_listed_all_the_time() {
     let day = Duration::from_hours(24);
     let cluster = Cluster::around(api, None, Timing { pause: (day, day), ..TIMING }).await;
     cluster.ready().await;
-    cluster.api.eventually("it was watched", |api| asked(api, "watch") > 0);
-    for _ in 0..20 {
-        assert_eq!(soon(cluster.source.pod(&key("nobody"))).await.unwrap(), None);
-    }
+    watched_then_many_times_around(&cluster).await;
     assert_eq!((lists(&cluster.api), asked(&cluster.api, "watch")), (1, 1));
 }
 
@@ -206,7 +207,7 @@ async fn no_page_asks_for_what_the_api_server_refuses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_nobody_used_for_a_while_is_not_silent() {
     let api = FakeApiServer::start();
-    let silence = Duration::from_secs(4);
+    let silence = Duration::from_secs(10);
     let source = flock_k8s::KubePodSource::open(
         client(&api, silence).await,
         &crate::bench::node(),
@@ -216,8 +217,9 @@ async fn a_connection_that_nobody_used_for_a_while_is_not_silent() {
     soon(source.changed(flock_core::ports::Revision::default())).await;
     assert_eq!(soon(source.pod(&key("web"))).await.unwrap(), None);
     // Less than the silence twice, more than it together.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
-    api.plan("get", "/pods/web", Answer::Late(Duration::from_millis(2500)));
+    let quiet = Duration::from_secs(6);
+    tokio::time::sleep(quiet).await;
+    api.plan("get", "/pods/web", Answer::Late(quiet));
     assert_eq!(soon(source.pod(&key("web"))).await.unwrap(), None);
 }
 
