@@ -100,11 +100,12 @@ impl Lookout {
         std::thread::Builder::new()
             .name("flock-lookout".to_owned())
             .spawn(move || {
-                if let Ok(_turn) = turn.try_lock() {
-                    paths.retain(|path| is_gone(path, own));
-                    // Too late for somebody who has given up.
-                    let _ = answer.send(paths);
-                }
+                let Ok(turn) = turn.try_lock() else { return };
+                paths.retain(|path| is_gone(path, own));
+                // Before the answer: who has it may ask again at once.
+                drop(turn);
+                // Too late for somebody who has given up.
+                let _ = answer.send(paths);
             })
             .map_err(no_thread)?;
         answered.recv_timeout(PATIENCE).map_err(|_| NetlinkError::Kernel {

@@ -226,6 +226,16 @@ fn only_what_is_certain_to_be_no_namespace_is_gone() {
 }
 
 #[test]
+fn whoever_was_answered_about_namespaces_may_ask_again_at_once() {
+    on_node(async |world| {
+        let missing = BTreeSet::from([NetnsPath::parse("/run/netns/flock-never-was").unwrap()]);
+        for _ in 0..2000 {
+            assert_eq!(world.kernel.gone(missing.clone()).await.unwrap(), missing);
+        }
+    });
+}
+
+#[test]
 fn an_alias_about_another_link_says_nothing() {
     on_node(async |world| {
         let link = world.pod("a", Some("2001:db8::1"), None);
