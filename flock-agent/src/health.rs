@@ -31,6 +31,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) enum Part {
     /// The loop that keeps the routes.
     Routes,
+    /// The loop that keeps the links.
+    Links,
     /// The loop that keeps BIRD on its peers.
     Routing,
     /// BIRD itself.
@@ -84,6 +86,7 @@ pub(crate) async fn watch_bird(routing: Arc<dyn Routing>, health: Arc<Health>) {
 #[derive(Debug, Clone)]
 struct Vitals {
     routes: Sign,
+    links: Sign,
     routing: Sign,
     bird: Sign,
 }
@@ -100,12 +103,13 @@ struct Sign {
 impl Vitals {
     fn new(now: Instant) -> Self {
         let sign = Sign { alive: now, last: None };
-        Self { routes: sign.clone(), routing: sign.clone(), bird: sign }
+        Self { routes: sign.clone(), links: sign.clone(), routing: sign.clone(), bird: sign }
     }
 
     fn saw(&mut self, part: Part, outcome: Result<(), String>, now: Instant) {
         let (sign, alive) = match part {
             Part::Routes => (&mut self.routes, true),
+            Part::Links => (&mut self.links, true),
             Part::Routing => (&mut self.routing, true),
             Part::Bird => (&mut self.bird, outcome.is_ok()),
         };
@@ -128,11 +132,13 @@ impl Vitals {
         };
         vec![
             Check { name: "routes", outcome: turning(&self.routes) },
+            Check { name: "links", outcome: turning(&self.links) },
             Check { name: "routing", outcome: turning(&self.routing) },
             Check { name: "bird", outcome: answering(&self.bird) },
         ]
     }
 
+    /// Without the links: what a pass leaves undone there, a path that hangs say, keeps no new pod waiting.
     fn readyz(&self) -> Vec<Check> {
         let well = |sign: &Sign| sign.last.clone().unwrap_or_else(|| Err("not looked at yet".to_owned()));
         vec![
@@ -176,12 +182,12 @@ mod tests {
         let mut vitals = Vitals::new(start);
         for seconds in (0..600).step_by(60) {
             let now = start + seconds * SECOND;
-            for part in [Part::Routes, Part::Routing] {
+            for part in [Part::Routes, Part::Links, Part::Routing] {
                 vitals.saw(part, Err("the kernel is busy".to_owned()), now);
             }
             vitals.saw(Part::Bird, Ok(()), now);
             assert_eq!(failing(&vitals.livez(now + STUCK)), [""; 0]);
-            assert_eq!(failing(&vitals.livez(now + STUCK + SECOND)), ["routes", "routing"]);
+            assert_eq!(failing(&vitals.livez(now + STUCK + SECOND)), ["routes", "links", "routing"]);
             assert_eq!(failing(&vitals.readyz()), ["routes", "routing"]);
         }
     }
@@ -192,8 +198,9 @@ mod tests {
         let mut vitals = Vitals::new(start);
         let refused = || Err("connection refused".to_owned());
         let look = |vitals: &mut Vitals, bird, now| {
-            vitals.saw(Part::Routes, Ok(()), now);
-            vitals.saw(Part::Routing, Ok(()), now);
+            for part in [Part::Routes, Part::Links, Part::Routing] {
+                vitals.saw(part, Ok(()), now);
+            }
             vitals.saw(Part::Bird, bird, now);
             (failing(&vitals.livez(now)), failing(&vitals.readyz()))
         };
@@ -208,7 +215,7 @@ mod tests {
             look(&mut vitals, refused(), back + LOST + SECOND);
             vitals.livez(back + LOST + SECOND)
         };
-        assert_eq!(livez[2].outcome, Err("no answer for 181 s: connection refused".to_owned()));
+        assert_eq!(livez[3].outcome, Err("no answer for 181 s: connection refused".to_owned()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The loops that keep the kernel and BIRD at what they should be. Level-triggered: a wake only says
-//! "look again", and a slow tick looks anyway. Routes, links and BIRD have a loop each, so that neither a BIRD
-//! that does not answer nor a link that takes its time delays a route.
+//! "look again", and a slow tick looks anyway. Routes, links, BIRD and the status have a loop each, so that neither
+//! a BIRD that does not answer nor a link that takes its time delays a route, nor an API server a peer.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -64,8 +64,10 @@ pub(crate) fn start(
     take_config(node);
     let (config, changed) = watch::channel(0_u64);
     loops.spawn(until(stop.clone(), routes(Arc::clone(node), Arc::clone(pods), config, Arc::clone(health))));
-    loops.spawn(until(stop.clone(), links(Arc::clone(node))));
-    loops.spawn(until(stop.clone(), routing(Arc::clone(node), changed, Arc::clone(health))));
+    loops.spawn(until(stop.clone(), links(Arc::clone(node), Arc::clone(health))));
+    let (passed, passes) = watch::channel(0_u64);
+    loops.spawn(until(stop.clone(), routing(Arc::clone(node), changed, passed, Arc::clone(health))));
+    loops.spawn(until(stop.clone(), status(Arc::clone(node), passes)));
     Loops(loops)
 }
 
@@ -89,7 +91,7 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
         let seen = pods.snapshot().revision;
         local.mark_unchanged();
         if take_config(&node) {
-            config.send_modify(|version| *version = version.wrapping_add(1));
+            signal(&config);
         }
         let outcome = node.sync_routes().await;
         health.saw(Part::Routes, outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
@@ -116,23 +118,29 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
 }
 
 /// Keeps the links of pods whole, and removes what is left of pods that are gone.
-async fn links(node: Arc<Node>) {
+async fn links(node: Arc<Node>, health: Arc<Health>) {
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         resync.tick().await;
-        match node.sync_links(GRACE, &clock::now).await {
+        let outcome = node.sync_links(GRACE, &clock::now).await;
+        health.saw(Part::Links, outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
+        match outcome {
             Ok(synced) => synced.mended.iter().for_each(|notice| tracing::warn!("{notice}")),
             Err(error) => tracing::error!(op = "sync_links", %error, "links may be broken, and leaks stay"),
         }
     }
 }
 
-/// Keeps BIRD on its peers and publishes the state of the node.
-async fn routing(node: Arc<Node>, mut config: watch::Receiver<u64>, health: Arc<Health>) {
+/// Keeps BIRD on its peers.
+async fn routing(
+    node: Arc<Node>,
+    mut config: watch::Receiver<u64>,
+    passed: watch::Sender<u64>,
+    health: Arc<Health>,
+) {
     let mut backoff = Backoff::default();
     let mut reported = None;
-    let mut outdated = false;
     loop {
         config.mark_unchanged();
         let outcome = node.sync_routing().await;
@@ -156,6 +164,18 @@ async fn routing(node: Arc<Node>, mut config: watch::Receiver<u64>, health: Arc<
                 if error.retry() == Retry::Never { RESYNC } else { backoff.next() }
             }
         };
+        signal(&passed);
+        tokio::select! {
+            changed = config.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Publishes the state of the node after each look at BIRD.
+async fn status(node: Arc<Node>, mut passes: watch::Receiver<u64>) {
+    let mut outdated = false;
+    while passes.changed().await.is_ok() {
         match node.publish(clock::now()).await {
             Ok(()) => outdated = false,
             Err(error) if !std::mem::replace(&mut outdated, true) => {
@@ -163,11 +183,12 @@ async fn routing(node: Arc<Node>, mut config: watch::Receiver<u64>, health: Arc<
             }
             Err(_) => {}
         }
-        tokio::select! {
-            changed = config.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(wait) => {}
-        }
     }
+}
+
+/// Wakes the loop at the other end, once however often it is told before it looks.
+fn signal(other: &watch::Sender<u64>) {
+    other.send_modify(|count| *count = count.wrapping_add(1));
 }
 
 /// Sleeps, or for ever where there is nothing to wait for.

@@ -141,6 +141,11 @@ impl TestNode {
         self.netns.start(&mut command, &at("bird.log"))
     }
 
+    /// What BIRD runs, once it was asked to.
+    pub(crate) fn bird_conf(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("bird.conf")).unwrap_or_default()
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.agent().as_ref().unwrap().id()).unwrap())
     }

@@ -173,3 +173,25 @@ fn a_refused_pod_does_not_wait_for_the_api_server_to_hear_of_it() {
     eventually("it is told in the end", || !api.all("events").is_empty(), || node.log());
     assert_eq!(api.all("events")[0]["series"]["count"], 20);
 }
+
+#[test]
+fn a_change_of_peers_does_not_wait_for_the_api_server_to_hear_of_the_last_one() {
+    if !netns_available() {
+        return;
+    }
+    let node = serving();
+    let _bird = node.start_bird();
+    let api = node.cluster.api();
+    let told = || api.requests().iter().filter(|it| it.path.ends_with("/nodeconfigs/n1/status")).count();
+    api.plan_always("patch", "/nodeconfigs/n1/status", Answer::Trickle);
+    let before = told();
+    for address in ["2001:db8::1", "2001:db8::2"] {
+        let mut config = node_config();
+        config["spec"]["bgp"]["peers"] = json!([{"address": address, "asn": 64501}]);
+        node.put(&config);
+        let neighbor = format!("neighbor {address} ");
+        eventually("BIRD has the peer", || node.bird_conf().contains(&neighbor), || node.log());
+        eventually("the API server is told", || told() > before, || node.log());
+    }
+    assert!(!node.log().contains("the status is out of date"), "{}", node.log());
+}
