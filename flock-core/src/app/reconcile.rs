@@ -73,13 +73,11 @@ impl Node {
     pub async fn sync_facts(&self) -> Result<(), NetlinkError> {
         let mut facts = self.ports.netlink.node().await?;
         let mut state = self.state();
-        // A default route that is gone for a while must not change the router ID, which would reset every
-        // session: the address it was taken from is still there.
-        if facts.primary4.is_none() {
-            let is_own =
-                |address: &Ipv4Addr| facts.addresses.iter().any(|own| own.address.addr() == *address);
-            facts.primary4 = state.facts.primary4.filter(is_own);
-        }
+        // A default route that is gone, or leads out through another uplink since the first one failed, must not
+        // change the router ID, which would reset every session that is left: the address it was taken from is
+        // still there.
+        let is_own = |address: &Ipv4Addr| facts.addresses.iter().any(|own| own.address.addr() == *address);
+        facts.primary4 = state.facts.primary4.filter(is_own).or(facts.primary4);
         if state.facts != facts {
             state.facts = facts;
             state.reserve();

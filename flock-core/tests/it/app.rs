@@ -307,11 +307,14 @@ async fn the_kernel_wins_where_the_state_file_gives_an_address_to_somebody_else(
 }
 
 #[tokio::test]
-async fn a_default_route_that_is_gone_does_not_change_the_router_id() {
+async fn a_default_route_that_is_gone_or_leads_elsewhere_does_not_change_the_router_id() {
     let world = World::new();
-    let own = InterfaceAddress { ifname: "up0".parse().unwrap(), address: "192.0.2.250/24".parse().unwrap() };
+    let own = |ifname: &str, address: &str| InterfaceAddress {
+        ifname: ifname.parse().unwrap(),
+        address: address.parse().unwrap(),
+    };
     let facts = NodeFacts {
-        addresses: vec![own],
+        addresses: vec![own("up0", "192.0.2.250/24"), own("up1", "198.51.100.250/24")],
         primary4: Some("192.0.2.250".parse().unwrap()),
         ..NodeFacts::default()
     };
@@ -324,10 +327,20 @@ async fn a_default_route_that_is_gone_does_not_change_the_router_id() {
     node.sync_facts().await.unwrap();
     node.sync_routing().await.unwrap();
     assert_eq!(router_id(), "192.0.2.250", "the address is still there");
+    let other = NodeFacts { primary4: Some("198.51.100.250".parse().unwrap()), ..facts.clone() };
+    world.kernel.set_node(other.clone());
+    node.sync_facts().await.unwrap();
+    node.sync_routing().await.unwrap();
+    assert_eq!(router_id(), "192.0.2.250", "one of two uplinks has failed, and the address is still there");
+    let addresses = vec![own("up1", "198.51.100.250/24")];
+    world.kernel.set_node(NodeFacts { addresses, ..other });
+    node.sync_facts().await.unwrap();
+    node.sync_routing().await.unwrap();
+    assert_eq!(router_id(), "198.51.100.250", "the address is gone");
     world.kernel.set_node(NodeFacts { primary4: None, addresses: vec![], ..facts });
     node.sync_facts().await.unwrap();
     node.sync_routing().await.unwrap();
-    assert_ne!(router_id(), "192.0.2.250", "the address is gone");
+    assert_ne!(router_id(), "198.51.100.250", "all are gone");
 }
 
 #[tokio::test]
