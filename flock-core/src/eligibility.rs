@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::family::Family;
 use crate::ids::AttachmentId;
 use crate::ipam::{Allocation, Phase};
-use crate::ports::ClusterView;
+use crate::ports::{ClusterView, PodView};
 use crate::route::{NextHop, ObservedRoute, RouteProtocol, Weight};
 
 /// What speaks for and against a pod.
@@ -69,15 +70,27 @@ pub fn eligibility(allocation: &Allocation, Evidence { view, served }: Evidence<
     if allocation.phase != Phase::Committed {
         return Err(Withheld::Pending);
     }
-    let Some(key) = &allocation.pod else { return Ok(()) };
+    if allocation.pod.is_none() && allocation.uid.is_none() {
+        return Ok(());
+    }
     if view.pods_pending {
         return if served.contains(&allocation.attachment) { Ok(()) } else { Err(Withheld::Unheard) };
     }
-    match view.own_pod(key).filter(|pod| pod.is(allocation.uid.as_ref())) {
+    match pod_of(allocation, view) {
         None => Err(Withheld::Unknown),
         Some(pod) if pod.terminating => Err(Withheld::Terminating),
         Some(pod) if !pod.ready => Err(Withheld::NotReady),
         Some(_) => Ok(()),
+    }
+}
+
+/// The pod behind an allocation, by its name and its UID; by that alone where the name was too long for the alias of
+/// the link that the allocation was taken over from.
+fn pod_of<'a>(allocation: &Allocation, view: &'a ClusterView) -> Option<&'a Arc<PodView>> {
+    let uid = allocation.uid.as_ref();
+    match &allocation.pod {
+        Some(key) => view.own_pod(key).filter(|pod| pod.is(uid)),
+        None => view.pods.values().find(|pod| pod.uid.as_ref() == uid && view.is_own(pod)),
     }
 }
 

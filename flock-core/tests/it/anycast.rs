@@ -321,6 +321,26 @@ async fn an_agent_without_its_state_file_finds_anycast_addresses_at_the_links() 
 }
 
 #[tokio::test]
+async fn a_pod_whose_name_was_too_long_for_its_link_is_known_by_its_uid() {
+    let world = World::new();
+    let node = world.start().await;
+    let name = format!("ns/{}", "a".repeat(253));
+    let uid: PodUid = "aaaaaaaa-1111".parse().unwrap();
+    let mut pod = pod_view(&name);
+    pod.uid = Some(uid.clone());
+    world.pods.set_pod(pod);
+    add(&node, "a", &AttachRequest { uid: Some(uid), ..asking(&name, SIX) }).await.unwrap();
+    let world = World { store: Arc::new(FakeStore::default()), ..world };
+    let node = world.start().await;
+    assert_eq!(node.report(NOW).await.allocations[0].pod, None, "the alias of a link has 255 bytes");
+    sync(&node).await;
+    assert_eq!(world.group(SIX), Some((Announce, members([("a", Full)]))));
+    world.pods.edit_pod(&key(&name), |pod| pod.ready = false);
+    sync(&node).await;
+    assert_eq!(world.group(SIX), Some((Quiet, members([("a", Full)]))));
+}
+
+#[tokio::test]
 async fn an_unchanged_set_writes_nothing() {
     let world = World::new();
     let node = world.start().await;
