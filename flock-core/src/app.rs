@@ -47,7 +47,7 @@ use crate::anycast::{Shared, Skipped};
 use crate::config::NodeConfig;
 use crate::eligibility::Evidence;
 use crate::ids::{AttachmentId, NodeName};
-use crate::ipam::Ipam;
+use crate::ipam::{Allocation, Ipam};
 use crate::leak::Suspects;
 use crate::ports::{ClusterView, Netlink, NodeFacts, PodSource, Routing, StateStore, StatusSink, StoreError};
 
@@ -108,9 +108,16 @@ struct State {
     routing: Option<Result<(), String>>,
     /// What looks like a leak.
     suspects: Suspects,
+    /// What is being detached.
+    leaving: BTreeSet<AttachmentId>,
 }
 
 impl State {
+    /// Allocations that are to be reached.
+    fn staying(&self) -> impl Iterator<Item = &Allocation> {
+        self.ipam.allocations().filter(|held| !self.leaving.contains(&held.attachment))
+    }
+
     fn evidence<'a>(&'a self, view: &'a ClusterView) -> Evidence<'a> {
         match &self.served {
             Some(served) => Evidence { view, served },

@@ -1,6 +1,7 @@
 use super::Node;
 use super::error::DetachError;
 use super::lock::AttachmentGuard;
+use crate::ids::AttachmentId;
 use crate::time::Timestamp;
 
 impl Node {
@@ -9,6 +10,7 @@ impl Node {
     /// When the kernel cannot let go, the addresses stay held: handing them to another pod would send it
     /// somebody else's packets. The runtime repeats a failed DEL.
     pub async fn detach(&self, guard: &AttachmentGuard, now: Timestamp) -> Result<(), DetachError> {
+        let _leaving = self.leaving(guard.attachment());
         self.ports.netlink.detach(guard.attachment()).await?;
         let released = self.state().ipam.release(guard.attachment(), now);
         // Those who are left may be all that there is now.
@@ -18,5 +20,25 @@ impl Node {
         // Also when this call released nothing: an earlier one may have failed to write.
         self.persist().await?;
         Ok(())
+    }
+
+    /// No pass over the routes that asks from now on wants any of this attachment. It holds its addresses until the
+    /// kernel has let go, and would come back into a group it has left; with its link the kernel then removes the
+    /// route of the last member, which of an IPv4 route it tells nobody.
+    fn leaving(&self, attachment: &AttachmentId) -> Leaving<'_> {
+        self.state().leaving.insert(attachment.clone());
+        Leaving { node: self, attachment: attachment.clone() }
+    }
+}
+
+/// Until the addresses are released, or stay held.
+struct Leaving<'a> {
+    node: &'a Node,
+    attachment: AttachmentId,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.node.state().leaving.remove(&self.attachment);
     }
 }

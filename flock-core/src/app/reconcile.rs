@@ -102,8 +102,8 @@ impl Node {
             if state.served.is_none() {
                 state.served = Some(served(state.ipam.allocations(), observed));
             }
-            state.shared = shared(state.ipam.allocations(), state.evidence(&view), observed);
-            desired_routes(&config, state.ipam.allocations(), &state.shared, state.evidence(&view))
+            state.shared = shared(state.staying(), state.evidence(&view), observed);
+            desired_routes(&config, state.staying(), &state.shared, state.evidence(&view))
         };
         let diff = self.ports.netlink.sync_routes(&desired).await?;
         self.tell_of_skipped().await;

@@ -37,6 +37,7 @@ pub enum KernelCall {
 #[derive(Debug, Default)]
 pub struct FakeKernel {
     state: Mutex<State>,
+    detaching: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +94,11 @@ impl FakeKernel {
     /// All such calls fail until [`heal`](Self::heal).
     pub fn fail_all(&self, call: KernelCall) {
         self.state().fail_all.insert(call, io::ErrorKind::Other);
+    }
+
+    /// No detach is done while this is held; those that are asked for wait.
+    pub async fn hold_detaches(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.detaching.lock().await
     }
 
     /// Forgets every forced failure.
@@ -345,6 +351,7 @@ impl Netlink for FakeKernel {
     }
 
     async fn detach(&self, attachment: &AttachmentId) -> Result<(), NetlinkError> {
+        let _turn = self.detaching.lock().await;
         let mut state = self.state();
         state.enter(KernelCall::Detach)?;
         state.detach(attachment);

@@ -9,7 +9,7 @@ use flock_core::ids::{PodKey, PodUid};
 use flock_core::ipam::{Addresses, Allocation, Phase};
 use flock_core::ports::{NetnsPath, PodSource, StateStore};
 use flock_core::route::{Member, NextHop, ObservedRoute, RouteDiff, RouteProtocol, Weight};
-use flock_core::testing::{FakeStore, pod_view};
+use flock_core::testing::{FakeStore, KernelCall, pod_view};
 
 use crate::world::{NOW, World, add, check, del, id, request};
 
@@ -171,6 +171,31 @@ async fn a_pod_that_leaves_while_others_serve_drains_with_the_least_weight() {
     del(&node, "b").await.unwrap();
     sync(&node).await;
     assert_eq!(world.groups(), Some((Announce, members([("a", Full)]))));
+}
+
+#[tokio::test]
+async fn a_pod_that_is_being_detached_comes_into_no_group_again() {
+    let world = World::new();
+    let node = world.start().await;
+    world.serve(&node, "a").await;
+    world.serve(&node, "b").await;
+    for succeeds in [false, true] {
+        if !succeeds {
+            world.kernel.fail_next(KernelCall::Detach);
+        }
+        let held = world.kernel.hold_detaches().await;
+        let look = async {
+            sync(&node).await;
+            drop(held);
+            world.groups()
+        };
+        let (detached, meanwhile) = tokio::join!(del(&node, "a"), look);
+        assert_eq!(meanwhile, Some((Announce, members([("b", Full)]))));
+        assert_eq!(detached.is_ok(), succeeds);
+        sync(&node).await;
+        let left = if succeeds { members([("b", Full)]) } else { members([("a", Full), ("b", Full)]) };
+        assert_eq!(world.groups(), Some((Announce, left)), "what could not be detached may still serve");
+    }
 }
 
 #[tokio::test]
