@@ -15,12 +15,13 @@ use nix::net::if_::if_nametoindex;
 use crate::alias;
 use crate::conn::{Conn, Request, errno, refused};
 use crate::inspect::{
-    RTN_LOCAL, absent_is_none, find_index, find_link, host_side, identity, is_dying, is_host_ifname, pod_side,
+    RTN_LOCAL, absent_is_none, find_index, find_link, host_side, identity, is_dying, is_host_ifname,
+    our_places, pod_side, taken,
 };
 use crate::netns::{Netns, NetnsId};
 use crate::note;
 use crate::reply::{Link, Route};
-use crate::request::{self, End, LOOPBACK};
+use crate::request::{self, End, LOOPBACK, Place};
 use crate::spec::{self, expected};
 use crate::sysctl;
 
@@ -101,7 +102,11 @@ fn configure(
     netns: &Netns,
 ) -> Result<LinkState, NetlinkError> {
     let ifindex = if_nametoindex(ifname.as_str()).map_err(refused("find the new host veth"))?;
-    run_enabling_ipv6(host, || host_batch(link, ifindex), &[ifname.as_str()])?;
+    match run_enabling_ipv6(host, || host_batch(link, ifindex), &[ifname.as_str()]) {
+        // All that is not to be there before is routes.
+        Err(error) if errno(&error) == Some(Errno::EEXIST) => claim_places(host, link, ifindex)?,
+        outcome => outcome?,
+    }
     note_anycast(host, link, ifname, ifindex)?;
     netns.enter()?;
     let mut pod = Conn::open()?;
@@ -183,11 +188,30 @@ fn host_batch(link: &PodLink, ifindex: u32) -> Vec<Request> {
     for address in link.addresses() {
         batch.push(request::add_pod_neighbour(ifindex, address, pod_mac));
     }
-    for address in link.addresses() {
-        let (destination, protocol) = (host_prefix(address), link.protocol_of(address));
-        batch.push(request::add_link_route("add the host route", destination, protocol, ifindex));
-    }
+    batch.extend(link.addresses().map(|address| host_route(link, ifindex, address, Place::Empty)));
     batch
+}
+
+const HOST_ROUTE: &str = "add the host route";
+
+fn host_route(link: &PodLink, ifindex: u32, address: IpAddr, place: Place) -> Request {
+    let protocol = link.protocol_of(address);
+    request::add_link_route(HOST_ROUTE, host_prefix(address), protocol, ifindex, place)
+}
+
+/// Writes the host routes where others are: flock's own (after the deletion of a namespace its veth's name is gone
+/// before its routes are, and a pass over the routes may have been faster) are overwritten.
+fn claim_places(host: &mut Conn, link: &PodLink, ifindex: u32) -> Result<(), NetlinkError> {
+    let ours = our_places(&mut Conn::open_for_dumps()?)?;
+    for address in link.addresses() {
+        let destination = host_prefix(address);
+        let place = if ours.contains(&destination) { Place::Ours } else { Place::Empty };
+        match host.run_all(vec![host_route(link, ifindex, address, place)]) {
+            Err(error) if errno(&error) == Some(Errno::EEXIST) => return Err(taken(HOST_ROUTE, destination)),
+            outcome => outcome?,
+        }
+    }
+    Ok(())
 }
 
 /// Only pods that have some pay for the message. Unlike a batch it cannot be sent twice.

@@ -1,11 +1,13 @@
 //! Reads attachments back from the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 
 use flock_core::ids::{AttachmentId, IfName};
 use flock_core::ports::{HostSide, LinkIdentity, LinkState, NetlinkError, PodSide};
 use flock_core::route::{GATEWAY6, NextHop, ObservedRoute, RouteProtocol};
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use crate::alias;
@@ -94,6 +96,27 @@ pub(crate) fn routes_through(
     let mut found = routes(conn, true, None, Some(ifindex), &keep)?;
     found.extend(routes(conn, false, None, Some(ifindex), &keep)?);
     Ok(found)
+}
+
+/// Prefixes that have a route of ours where flock writes one.
+pub(crate) fn our_places(conn: &mut Conn) -> Result<BTreeSet<IpNet>, NetlinkError> {
+    let in_place = |route: &Route| route.metric == ObservedRoute::default_metric(&route.destination);
+    let mut places = BTreeSet::new();
+    for ipv6 in [true, false] {
+        for protocol in RouteProtocol::ALL {
+            let found = routes(conn, ipv6, Some(protocol.number()), None, in_place)?;
+            places.extend(found.into_iter().map(|route| route.destination));
+        }
+    }
+    Ok(places)
+}
+
+/// Why a route is not written where another one is.
+pub(crate) fn taken(step: &'static str, destination: IpNet) -> NetlinkError {
+    let reason = format!(
+        "somebody else has a route to {destination}, and flock leaves that alone: remove it, or use another prefix"
+    );
+    NetlinkError::Kernel { step, source: io::Error::new(io::ErrorKind::AlreadyExists, reason) }
 }
 
 /// Whether a route is flock's.
@@ -231,7 +254,7 @@ pub(crate) fn attachments() -> Result<(Vec<LinkState>, bool), NetlinkError> {
     links.retain(|link| is_host_ifname(&link.name));
     let dying = links.iter().any(is_dying);
     links.retain(|link| !is_dying(link));
-    let with_gateway: std::collections::BTreeSet<u32> = conn
+    let with_gateway: BTreeSet<u32> = conn
         .dump(&request::dump_addresses(0), |message| Address::read(message).filter(is_gateway))?
         .into_iter()
         .map(|address| address.ifindex)

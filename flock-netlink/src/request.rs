@@ -210,10 +210,21 @@ fn route(destination: IpNet) -> RouteMessage {
     message
 }
 
-fn write_route(step: &'static str, message: RouteMessage) -> Request {
-    // Replace rather than exclude: after the deletion of a namespace its veth's name is gone before its
-    // routes are.
-    request(step, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewRoute(message))
+/// Where a route is written: its prefix and its metric, whatever protocol the route there has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nothing of ours is there. What is there all the same stays, and the kernel says EEXIST.
+    Empty,
+    /// What is there is ours, and is overwritten.
+    Ours,
+}
+
+fn write_route(step: &'static str, message: RouteMessage, place: Place) -> Request {
+    let how = match place {
+        Place::Empty => NLM_F_EXCL,
+        Place::Ours => NLM_F_REPLACE,
+    };
+    request(step, NLM_F_CREATE | how, RouteNetlinkMessage::NewRoute(message))
 }
 
 /// A route to `destination` straight through an interface.
@@ -222,12 +233,13 @@ pub(crate) fn add_link_route(
     destination: IpNet,
     protocol: flock_core::route::RouteProtocol,
     ifindex: u32,
+    place: Place,
 ) -> Request {
     let mut message = route(destination);
     message.header.protocol = RouteProtocol::Other(protocol.number());
     message.header.scope = RouteScope::Link;
     message.attributes.push(RouteAttribute::Oif(ifindex));
-    write_route(step, message)
+    write_route(step, message, place)
 }
 
 /// A route by way of a group of nexthop objects.
@@ -236,12 +248,13 @@ pub(crate) fn add_group_route(
     destination: IpNet,
     protocol: flock_core::route::RouteProtocol,
     group: u32,
+    place: Place,
 ) -> Request {
     const RTA_NH_ID: u16 = 30;
     let mut message = route(destination);
     message.header.protocol = RouteProtocol::Other(protocol.number());
     message.attributes.push(RouteAttribute::Other(DefaultNla::new(RTA_NH_ID, group.to_ne_bytes().to_vec())));
-    write_route(step, message)
+    write_route(step, message, place)
 }
 
 /// A route over several next hops that are no objects. IPv4 makes a plain route of a single one.
@@ -250,6 +263,7 @@ pub(crate) fn add_multipath_route(
     destination: IpNet,
     protocol: flock_core::route::RouteProtocol,
     hops: impl Iterator<Item = Hop>,
+    place: Place,
 ) -> Request {
     let hop = |Hop { ifindex, gateway, weight, onlink }: Hop| {
         let mut hop = RouteNextHop::default();
@@ -262,7 +276,7 @@ pub(crate) fn add_multipath_route(
     let mut message = route(destination);
     message.header.protocol = RouteProtocol::Other(protocol.number());
     message.attributes.push(RouteAttribute::MultiPath(hops.map(hop).collect()));
-    write_route(step, message)
+    write_route(step, message, place)
 }
 
 /// A route that answers "unreachable".
@@ -270,11 +284,12 @@ pub(crate) fn add_unreachable_route(
     step: &'static str,
     destination: IpNet,
     protocol: flock_core::route::RouteProtocol,
+    place: Place,
 ) -> Request {
     let mut message = route(destination);
     message.header.protocol = RouteProtocol::Other(protocol.number());
     message.header.kind = RouteType::Unreachable;
-    write_route(step, message)
+    write_route(step, message, place)
 }
 
 const REMOVE_ROUTE: &str = "remove a route";
@@ -324,7 +339,7 @@ pub(crate) fn pod_routes(ifindex: u32, source: IpAddr) -> Vec<Request> {
             RouteAttribute::Oif(ifindex),
             RouteAttribute::PrefSource(source.into()),
         ]);
-        write_route(step, message)
+        write_route(step, message, Place::Ours)
     };
     if source.is_ipv6() {
         return vec![via("add the pod's IPv6 default route", GATEWAY6.into())];
@@ -334,7 +349,7 @@ pub(crate) fn pod_routes(ifindex: u32, source: IpAddr) -> Vec<Request> {
     gateway.header.scope = RouteScope::Link;
     gateway.attributes.push(RouteAttribute::Oif(ifindex));
     vec![
-        write_route("add the pod's route to its IPv4 gateway", gateway),
+        write_route("add the pod's route to its IPv4 gateway", gateway, Place::Ours),
         via("add the pod's IPv4 default route", GATEWAY4.into()),
     ]
 }

@@ -1,6 +1,6 @@
 //! Makes the routes of our protocol numbers what they should be, and the groups some of them lead to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 
 use crate::conn::{Conn, Request, errno};
-use crate::inspect::find_link;
+use crate::inspect::{self, find_link, our_places};
 use crate::nexthop::{self, Group, Way};
 use crate::reply::Link;
 use crate::request;
@@ -20,7 +20,7 @@ use crate::spread::Spread;
 mod plan;
 mod read;
 
-use plan::{Change, Plan, plan};
+use plan::{Change, Plan, WRITE, plan};
 use read::read;
 
 /// Reads and writes them, one call at a time: whoever changes the members of a group must not meet
@@ -175,40 +175,47 @@ fn apply(conn: &mut Conn, plan: Plan) -> Result<RouteDiff, NetlinkError> {
     let no_route = |errno| matches!(errno, Errno::ESRCH | Errno::ENODEV);
     // First what others refer to, and write before remove, so that no packet finds a gap.
     let add = |(id, way): &(u32, Way)| Some(nexthop::add_way(*id, *way));
-    let mut refusals = change(conn, &mut ways, |(_, way)| way.gateway.to_string(), add, never)?;
+    let mut refusals = named(change(conn, &mut ways, add, never)?, |(_, way)| way.gateway.to_string());
     let complete = |group: &Group| Some(nexthop::write_group(group.id, form, &group.entries, true));
-    refusals.extend(change(conn, &mut mend, |group| group.id.to_string(), complete, never)?);
+    refusals.extend(named(change(conn, &mut mend, complete, never)?, |group| group.id.to_string()));
     let destination = |change: &Change| change.route.destination.to_string();
-    refusals.extend(change(conn, &mut replace, destination, Change::of_group, never)?);
-    refusals.extend(change(conn, &mut replace, destination, Change::of_route, no_link)?);
+    refusals.extend(named(change(conn, &mut replace, Change::of_group, never)?, destination));
+    let refused = change(conn, &mut replace, Change::of_route, no_link)?;
+    let (taken, refused): (Vec<_>, Vec<_>) =
+        refused.into_iter().partition(|(_, refusal)| errno(refusal) == Some(Errno::EEXIST));
+    refusals.extend(named(refused, destination));
+    // By an ADD since the kernel was read, or by somebody else.
+    let ours = if taken.is_empty() { BTreeSet::new() } else { our_places(conn)? };
+    let (mut written, taken): (Vec<Change>, Vec<Change>) = taken
+        .into_iter()
+        .map(|(change, _)| change.over_ours())
+        .partition(|change| ours.contains(&change.route.destination));
+    refusals.extend(named(change(conn, &mut written, Change::of_route, no_link)?, destination));
+    replace.extend(written);
     let delete = |seen: &read::Seen| Some(request::delete_route(&seen.found));
-    refusals.extend(change(
-        conn,
-        &mut remove,
-        |seen| seen.observed.destination.to_string(),
-        delete,
-        no_route,
-    )?);
+    refusals.extend(named(change(conn, &mut remove, delete, no_route)?, |seen| {
+        seen.observed.destination.to_string()
+    }));
     // A route that could not be written or removed may still need them.
     if refusals.is_empty() {
         let delete = |id: &u32| Some(nexthop::delete(*id));
         let no_object = |errno| errno == Errno::ENOENT;
-        refusals.extend(change(conn, &mut stale, ToString::to_string, delete, no_object)?);
+        refusals.extend(named(change(conn, &mut stale, delete, no_object)?, ToString::to_string));
     }
+    refusals.extend(taken.iter().map(|change| inspect::taken(WRITE, change.route.destination)));
     let replace = replace.into_iter().map(|change| change.route).collect();
     let remove = remove.into_iter().map(|seen| seen.observed).collect();
     refusals.into_iter().next().map_or(Ok(RouteDiff { replace, remove }), Err)
 }
 
 /// Asks for one change per item, many at a time; items that need none are done. Those where there turned
-/// out to be nothing to do are taken out of the list, and so are those that were refused.
+/// out to be nothing to do are taken out of the list, and so are those that were refused, which it returns.
 fn change<T>(
     conn: &mut Conn,
     items: &mut Vec<T>,
-    name: impl Fn(&T) -> String,
     ask: impl Fn(&T) -> Option<Request>,
     is_moot: impl Fn(Errno) -> bool,
-) -> Result<Vec<NetlinkError>, NetlinkError> {
+) -> Result<Vec<(T, NetlinkError)>, NetlinkError> {
     let mut refusals = Vec::new();
     let mut left = std::mem::take(items).into_iter().peekable();
     while left.peek().is_some() {
@@ -222,11 +229,16 @@ fn change<T>(
             match refused.remove(&place) {
                 None => items.push(item),
                 Some(refusal) if errno(&refusal).is_some_and(&is_moot) => {}
-                Some(refusal) => refusals.push(about(refusal, &name(&item))),
+                Some(refusal) => refusals.push((item, refusal)),
             }
         }
     }
     Ok(refusals)
+}
+
+/// Refusals that say what they are about.
+fn named<T>(refused: Vec<(T, NetlinkError)>, name: impl Fn(&T) -> String) -> Vec<NetlinkError> {
+    refused.into_iter().map(|(item, refusal)| about(refusal, &name(&item))).collect()
 }
 
 fn about(refusal: NetlinkError, what: &str) -> NetlinkError {

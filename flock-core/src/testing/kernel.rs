@@ -251,9 +251,13 @@ impl State {
         self.route_writes += writes;
     }
 
+    /// Whether somebody else's route is where one of ours would go; two of the fake's are never in one place.
+    fn is_taken(&self, destination: &IpNet) -> bool {
+        self.foreign_routes.contains_key(destination)
+    }
+
     /// Overwrites the first route in its place.
     fn replace_route(&mut self, route: ObservedRoute) {
-        self.foreign_routes.remove(&route.destination);
         let place = self.routes.entry((route.destination, route.metric)).or_default();
         match place.first_mut() {
             Some(first) => *first = route,
@@ -311,6 +315,9 @@ impl State {
         }
         self.last_ifindex += 1;
         let state = wanted_state(link, self.last_ifindex);
+        if state.host.routes.iter().any(|route| self.is_taken(&route.destination)) {
+            return Err(kernel_error("add the host route", io::ErrorKind::AlreadyExists));
+        }
         for route in &state.host.routes {
             self.replace_route(route.clone());
         }
@@ -434,8 +441,13 @@ impl Netlink for FakeKernel {
         // Not under the lock: a test may attach a pod in here.
         let desired = desired(&observed);
         let mut state = self.state();
-        let diff = desired.over(|link| state.links.contains_key(link)).diff(&observed);
+        let mut diff = desired.over(|link| state.links.contains_key(link)).diff(&observed);
+        let wanted = diff.replace.len();
+        diff.replace.retain(|route| !state.is_taken(&route.destination));
         state.write(&diff);
+        if diff.replace.len() < wanted {
+            return Err(kernel_error("write a route", io::ErrorKind::AlreadyExists));
+        }
         Ok(diff)
     }
 

@@ -12,7 +12,7 @@ use super::read::{Kernel, Seen, is_plain};
 use crate::conn::Request;
 use crate::nexthop::{self, Changes, Form, Group, Way};
 use crate::reply::Hop;
-use crate::request;
+use crate::request::{self, Place};
 use crate::spread::Spread;
 
 /// Changes to make, in the order in which to make them.
@@ -32,10 +32,14 @@ pub(super) struct Plan {
     pub(super) stale: Vec<u32>,
 }
 
+/// What writing a route is called in an error.
+pub(super) const WRITE: &str = "write a route";
+
 /// A route that is not as it should be.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) route: Route,
+    place: Place,
     how: How,
 }
 
@@ -53,6 +57,11 @@ enum How {
 }
 
 impl Change {
+    /// The same where a route of ours has turned up.
+    pub(super) fn over_ours(self) -> Self {
+        Self { place: Place::Ours, ..self }
+    }
+
     /// What there is to ask about the group.
     pub(super) fn of_group(&self) -> Option<Request> {
         match &self.how {
@@ -65,13 +74,14 @@ impl Change {
 
     /// What there is to ask about the route.
     pub(super) fn of_route(&self) -> Option<Request> {
-        const STEP: &str = "write a route";
-        let Route { destination, protocol, .. } = self.route;
+        let (place, &Route { destination, protocol, .. }) = (self.place, &self.route);
         match &self.how {
-            How::Unreachable => Some(request::add_unreachable_route(STEP, destination, protocol)),
-            How::Link(index) => Some(request::add_link_route(STEP, destination, protocol, *index)),
+            How::Unreachable => Some(request::add_unreachable_route(WRITE, destination, protocol, place)),
+            How::Link(index) => Some(request::add_link_route(WRITE, destination, protocol, *index, place)),
             How::Group { keeps_route: true, .. } => None,
-            How::Group { group, .. } => Some(request::add_group_route(STEP, destination, protocol, group.id)),
+            How::Group { group, .. } => {
+                Some(request::add_group_route(WRITE, destination, protocol, group.id, place))
+            }
             How::Multipath(members) => {
                 let hop = |(way, weight): &(Way, Weight)| Hop {
                     ifindex: way.ifindex,
@@ -79,7 +89,8 @@ impl Change {
                     weight: weight.number(),
                     onlink: true,
                 };
-                Some(request::add_multipath_route(STEP, destination, protocol, members.iter().map(hop)))
+                let hops = members.iter().map(hop);
+                Some(request::add_multipath_route(WRITE, destination, protocol, hops, place))
             }
         }
     }
@@ -97,6 +108,7 @@ pub(super) fn plan(
     let written: BTreeSet<IpNet> = diff.replace.iter().map(|route| route.destination).collect();
     let (before, kept): (Vec<Seen>, Vec<Seen>) =
         left.into_iter().partition(|seen| written.contains(&seen.observed.destination));
+    let places: BTreeSet<IpNet> = before.iter().map(|seen| seen.observed.destination).collect();
     let kept: Vec<u32> = kept.iter().filter_map(|seen| seen.found.nexthop).collect();
     let form = spread.form().unwrap_or(Form::Plain);
     let mut changes = Changes::new(table, form, kept.iter().copied());
@@ -128,7 +140,8 @@ pub(super) fn plan(
                 Some(How::Group { form, group, keeps_route })
             }
         };
-        replace.extend(how.map(|how| Change { route, how }));
+        let place = if places.contains(&route.destination) { Place::Ours } else { Place::Empty };
+        replace.extend(how.map(|how| Change { route, place, how }));
     }
     let stale = changes.stale();
     Ok(Plan { ways: changes.ways, form, mend, replace, remove, stale })

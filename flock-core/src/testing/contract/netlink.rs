@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use ipnet::IpNet;
 
 use crate::ids::{AttachmentId, ContainerId, IfName, PodKey, PodUid};
 use crate::ipam::Addresses;
-use crate::ports::{LinkIdentity, LinkState, Netlink, NetlinkError, NetnsPath, PodLink};
+use crate::ports::{LinkIdentity, LinkState, Netlink, NetlinkError, NetnsPath, PodLink, Retry};
 use crate::route::{
     GATEWAY4, GATEWAY6, NextHop, ObservedRoute, Route, RouteProtocol, RouteSet, aggregate, host_prefix,
 };
@@ -76,6 +77,7 @@ macro_rules! netlink_contract {
             deleted_namespaces_are_gone
             second_sync_changes_nothing
             sync_touches_only_our_protocols
+            a_route_of_somebody_else_is_not_overwritten
             wanted_routes_are_asked_for_after_the_read
             change_of_protocol_is_one_replace
             route_of_a_pod_keeps_its_place_when_it_changes_protocol
@@ -437,6 +439,35 @@ pub async fn sync_touches_only_our_protocols(world: &dyn NetlinkWorld) {
     let removed: BTreeSet<IpNet> = diff.remove.iter().map(|route| route.destination).collect();
     assert_eq!(removed, stray.iter().map(|(prefix, _)| prefix.parse().unwrap()).collect());
     assert_eq!(world.routes().await, foreign);
+}
+
+pub async fn a_route_of_somebody_else_is_not_overwritten(world: &dyn NetlinkWorld) {
+    let link = dual(world, "a", 1);
+    for destination in ["2001:db8:1::/64", "192.0.2.0/24"] {
+        world.put_route(destination.parse().unwrap(), 4, 0).await;
+    }
+    let foreign = world.routes().await;
+    let pools = ["2001:db8:1::/64", "192.0.2.0/24", "2001:db8:2::/64", "198.51.100.0/24"];
+    let pools: RouteSet =
+        pools.into_iter().map(|destination| unreachable(destination, RouteProtocol::Announce)).collect();
+    for _ in 0..2 {
+        let refused = world.netlink().sync_routes(&|_| pools.clone()).await.unwrap_err();
+        assert!(
+            matches!(&refused, NetlinkError::Kernel { source, .. } if source.kind() == ErrorKind::AlreadyExists)
+        );
+        let written: BTreeSet<IpNet> =
+            ours(world).await.into_iter().map(|(destination, ..)| destination).collect();
+        let expected = ["2001:db8:2::/64", "198.51.100.0/24"].map(|destination| destination.parse().unwrap());
+        assert_eq!(written, expected.into(), "the others are");
+        assert!(foreign.is_subset(&world.routes().await));
+    }
+    for route in host_routes(&link) {
+        world.put_route(route.destination, 4, 0).await;
+        let before = world.routes().await;
+        assert_eq!(world.netlink().attach(&link).await.unwrap_err().retry(), Retry::Later);
+        assert_eq!(world.routes().await, before);
+    }
+    assert_eq!(inspect(world, &link).await, None);
 }
 
 pub async fn wanted_routes_are_asked_for_after_the_read(world: &dyn NetlinkWorld) {
