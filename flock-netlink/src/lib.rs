@@ -39,7 +39,7 @@ mod sysctl;
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use async_trait::async_trait;
 use flock_core::ids::{AttachmentId, IfName};
@@ -69,6 +69,8 @@ pub struct KernelNetlink {
     reaper: Reaper,
     routes: Routes,
     lookout: Lookout,
+    /// Settings the kernel refuses, as far as somebody has been told.
+    told: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl KernelNetlink {
@@ -78,7 +80,7 @@ impl KernelNetlink {
     /// Fails where /proc is missing or route netlink is not allowed.
     pub fn new() -> Result<Self, NetlinkError> {
         let (own, reaper) = (NetnsId::own()?, Reaper::start()?);
-        Ok(Self { own, reaper, routes: Routes::default(), lookout: Lookout::default() })
+        Ok(Self { own, reaper, routes: Routes::default(), lookout: Lookout::default(), told: Arc::default() })
     }
 
     /// Like [`new`](Self::new), but spreads flows in this way, without looking what the kernel can do best.
@@ -165,10 +167,10 @@ impl Netlink for KernelNetlink {
     }
 
     async fn prepare_node(&self) -> Result<Vec<String>, NetlinkError> {
-        let routes = self.routes.clone();
+        let (routes, told) = (self.routes.clone(), Arc::clone(&self.told));
         on_thread(move || {
             routes.learn()?;
-            sysctl::prepare(sysctl::root())
+            sysctl::prepare(sysctl::root(), &mut told.lock().unwrap_or_else(PoisonError::into_inner))
         })
         .await
     }

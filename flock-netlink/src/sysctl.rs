@@ -1,5 +1,6 @@
 //! Sets the node up for forwarding (interfaces.md section 11). What is as it should be is not written.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,13 +20,14 @@ pub(crate) fn root() -> &'static Path {
 /// Settings below /proc/sys/net, and what was done to them.
 struct Settings<'a> {
     root: &'a Path,
+    told: &'a mut BTreeSet<String>,
     notices: Vec<String>,
 }
 
 /// Forwarding and what new veths inherit; multipath hashing as well as this kernel can. Returns what was
-/// changed or refused.
-pub(crate) fn prepare(root: &Path) -> Result<Vec<String>, NetlinkError> {
-    let mut settings = Settings { root, notices: Vec::new() };
+/// changed, and what was refused unless it has been `told`: an old kernel refuses the same at every look.
+pub(crate) fn prepare(root: &Path, told: &mut BTreeSet<String>) -> Result<Vec<String>, NetlinkError> {
+    let mut settings = Settings { root, told, notices: Vec::new() };
     settings.keep_router_advertisements();
     for name in ["ipv6/conf/all/forwarding", "ipv6/conf/default/forwarding"] {
         settings.require(name, "1")?;
@@ -74,7 +76,10 @@ impl Settings<'_> {
     }
 
     fn refuse(&mut self, name: &str, value: &str, error: &io::Error) {
-        self.notices.push(format!("{} cannot be set to {value}: {error}", sysctl_name(name)));
+        let notice = format!("{} cannot be set to {value}: {error}", sysctl_name(name));
+        if self.told.insert(notice.clone()) {
+            self.notices.push(notice);
+        }
     }
 
     /// An interface that takes router advertisements as a host (`accept_ra` 1) ignores them once it
@@ -156,13 +161,13 @@ mod tests {
     #[test]
     fn everything_is_set_once() {
         let root = tree(&[]);
-        let notices = prepare(root.path()).unwrap();
+        let notices = prepare(root.path(), &mut BTreeSet::new()).unwrap();
         assert_eq!(notices.len(), 10, "{notices:#?}");
         assert!(notices.contains(&"net.ipv6.conf.all.forwarding was 0, set to 1".to_owned()), "{notices:#?}");
         for name in ["ipv4/fib_multipath_hash_policy", "ipv6/fib_multipath_hash_policy"] {
             assert_eq!(value(&root, name), "3");
         }
-        assert_eq!(prepare(root.path()).unwrap(), Vec::<String>::new());
+        assert_eq!(prepare(root.path(), &mut BTreeSet::new()).unwrap(), Vec::<String>::new());
     }
 
     #[test]
@@ -177,7 +182,7 @@ mod tests {
             ("ipv6/conf/flock00000000/accept_ra", "1"),
             ("ipv6/conf/flock00000000/forwarding", "0"),
         ]);
-        let notices = prepare(root.path()).unwrap();
+        let notices = prepare(root.path(), &mut BTreeSet::new()).unwrap();
         assert_eq!(notices[0], "net.ipv6.conf.eth0.accept_ra was 1, set to 2", "first of all: {notices:#?}");
         let left = [("eth1", "0"), ("eth2", "1"), ("flock00000000", "1"), ("default", "1"), ("all", "1")];
         for (interface, kept) in left {
@@ -189,7 +194,7 @@ mod tests {
     fn forwarding_that_cannot_be_turned_on_is_an_error() {
         let root = tree(&[]);
         refuse(&root, "ipv4/ip_forward");
-        let error = prepare(root.path()).unwrap_err();
+        let error = prepare(root.path(), &mut BTreeSet::new()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("turn on forwarding: net.ipv4.ip_forward = 1"), "{text}");
     }
@@ -199,10 +204,15 @@ mod tests {
         let root = tree(&[]);
         refuse(&root, "ipv4/conf/default/ignore_routes_with_linkdown");
         std::fs::remove_file(root.path().join("ipv6/fib_multipath_hash_fields")).unwrap();
-        let notices = prepare(root.path()).unwrap().join("\n");
+        let mut told = BTreeSet::new();
+        let notices = prepare(root.path(), &mut told).unwrap().join("\n");
         assert!(notices.contains("net.ipv4.conf.default.ignore_routes_with_linkdown cannot be set to 1"));
         assert!(notices.contains("net.ipv6.fib_multipath_hash_policy cannot be set to 3"));
         assert_eq!(value(&root, "ipv6/fib_multipath_hash_policy"), "1");
         assert_eq!(value(&root, "ipv4/fib_multipath_hash_policy"), "3");
+        assert_eq!(prepare(root.path(), &mut told).unwrap(), Vec::<String>::new(), "once");
+        std::fs::write(root.path().join("ipv4/ip_forward"), "0").unwrap();
+        let repaired = prepare(root.path(), &mut told).unwrap();
+        assert_eq!(repaired, ["net.ipv4.ip_forward was 0, set to 1"], "that is news every time");
     }
 }

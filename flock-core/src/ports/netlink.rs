@@ -55,7 +55,7 @@ pub trait Netlink: Send + Sync {
     async fn sync_routes(&self, desired: DesiredRoutes<'_>) -> Result<RouteDiff, NetlinkError>;
 
     /// Sets the kernel up for forwarding (interfaces.md section 11), idempotent. Returns what an operator should
-    /// know: what was repaired, best-effort ones that this kernel refuses.
+    /// know: what was repaired, best-effort ones that this kernel refuses; the latter once.
     async fn prepare_node(&self) -> Result<Vec<String>, NetlinkError>;
 
     /// The node's own addresses and its uplink.
