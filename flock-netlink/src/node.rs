@@ -13,8 +13,10 @@ use crate::inspect::{RT_TABLE_MAIN, RTN_UNICAST, is_host_ifname, is_link_local, 
 use crate::reply::{Address, Link, Route};
 use crate::request;
 
+/// Of IPv6 it says that the address is a temporary one.
 const IFA_F_SECONDARY: u32 = 0x01;
 const IFA_F_DADFAILED: u32 = 0x08;
+const IFA_F_DEPRECATED: u32 = 0x20;
 
 /// Reads them.
 pub(crate) fn facts() -> Result<NodeFacts, NetlinkError> {
@@ -37,7 +39,8 @@ pub(crate) fn facts() -> Result<NodeFacts, NetlinkError> {
     };
     let named = |found: &Address| {
         let ifname = IfName::parse(&links.get(&found.ifindex)?.name).ok()?;
-        Some(InterfaceAddress { ifname, address: found.net })
+        let passing = found.flags & (IFA_F_SECONDARY | IFA_F_DEPRECATED) != 0;
+        Some(InterfaceAddress { ifname, address: found.net, passing })
     };
     let mut addresses: Vec<InterfaceAddress> = addresses.iter().filter_map(named).collect();
     addresses.sort_unstable();

@@ -1,5 +1,6 @@
 //! From what the operator wrote and what the node has to what BIRD should run.
 
+use std::cmp::Reverse;
 use std::hash::Hasher;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +10,7 @@ use ipnet::IpNet;
 use crate::config::NodeConfig;
 use crate::family::{Family, pools_field};
 use crate::ids::NodeName;
-use crate::ports::{NodeFacts, RoutingConfig, RoutingPeer};
+use crate::ports::{InterfaceAddress, NodeFacts, RoutingConfig, RoutingPeer};
 use crate::problem::Problem;
 
 /// What BIRD should run on this node.
@@ -74,16 +75,15 @@ pub fn unheard_pools(config: &NodeConfig) -> Vec<Problem> {
 }
 
 /// An address of ours on the peer's subnet: the most specific subnet wins, then the node's primary
-/// address, then the lowest, so that the choice does not depend on the order the kernel lists them in.
+/// address, then one that is there to stay, since a session ends with its address, then the lowest, so that the
+/// choice does not depend on the order the kernel lists them in.
 fn local_address(peer: IpAddr, facts: &NodeFacts) -> Option<IpAddr> {
     let primary = |net: &IpNet| facts.primary4.map(IpAddr::V4) == Some(net.addr());
-    facts
-        .addresses
-        .iter()
-        .map(|own| own.address)
-        .filter(|net| net.contains(&peer) && net.addr() != peer)
-        .min_by_key(|net| (std::cmp::Reverse(net.prefix_len()), !primary(net), net.addr()))
-        .map(|net| net.addr())
+    let fits = |own: &&InterfaceAddress| own.address.contains(&peer) && own.address.addr() != peer;
+    let rank = |InterfaceAddress { address: net, passing, .. }: &&InterfaceAddress| {
+        (Reverse(net.prefix_len()), !primary(net), *passing, net.addr())
+    };
+    facts.addresses.iter().filter(fits).min_by_key(rank).map(|own| own.address.addr())
 }
 
 #[cfg(test)]
@@ -92,7 +92,6 @@ mod tests {
     use crate::bird::render;
     use crate::config::{Bgp, Defaults, Peer};
     use crate::ids::IfName;
-    use crate::ports::InterfaceAddress;
     use proptest::prelude::*;
 
     fn config(router_id: Option<&str>, peers: &[&str]) -> NodeConfig {
@@ -112,7 +111,8 @@ mod tests {
     fn facts(primary4: Option<&str>, addresses: &[&str]) -> NodeFacts {
         let own = |address: &&str| InterfaceAddress {
             ifname: IfName::parse("eth0").unwrap(),
-            address: address.parse().unwrap(),
+            address: address.trim_end_matches('~').parse().unwrap(),
+            passing: address.ends_with('~'),
         };
         NodeFacts {
             addresses: addresses.iter().map(own).collect(),
@@ -157,6 +157,10 @@ mod tests {
         check(&["2001:db8:0:a::9/48", "2001:db8:0:a::8/64"], "2001:db8:0:a::1", Some("2001:db8:0:a::8"));
         check(&["2001:db8:0:a::9/64", "2001:db8:0:a::8/64"], "2001:db8:0:a::1", Some("2001:db8:0:a::8"));
         check(&["192.0.2.10/24", "192.0.2.20/24"], "192.0.2.1", Some("192.0.2.20"));
+        // A `~` marks what is not there to stay.
+        check(&["2001:db8:0:a::8/64~", "2001:db8:0:a::9/64"], "2001:db8:0:a::1", Some("2001:db8:0:a::9"));
+        check(&["2001:db8:0:a::8/64~"], "2001:db8:0:a::1", Some("2001:db8:0:a::8"));
+        check(&["192.0.2.10/24", "192.0.2.20/24~"], "192.0.2.1", Some("192.0.2.20"));
         // A peer that is this very node, or an address of ours without a subnet, is no local end.
         check(&["2001:db8:0:a::1/64", "2001:db8:0:a::1/128"], "2001:db8:0:a::1", None);
     }
@@ -199,6 +203,7 @@ mod tests {
             let addresses = own.into_iter().map(|(low, len)| InterfaceAddress {
                 ifname: IfName::parse("eth0").unwrap(),
                 address: IpNet::new(address(low), len).unwrap(),
+                passing: low % 2 == 0,
             });
             let facts = NodeFacts { addresses: addresses.collect(), ..NodeFacts::default() };
             prop_assert!(render(&routing_config(&node_config, &facts, &node("node-1"))).is_ok());

@@ -254,6 +254,8 @@ pub struct InterfaceAddress {
     pub ifname: IfName,
     /// Address and prefix length.
     pub address: IpNet,
+    /// Not there to stay: temporary or deprecated (IPv6), or secondary (IPv4), as one that moves between nodes is.
+    pub passing: bool,
 }
 
 /// What flock wants to know of the node it runs on.

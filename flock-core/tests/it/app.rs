@@ -312,6 +312,7 @@ async fn a_default_route_that_is_gone_or_leads_elsewhere_does_not_change_the_rou
     let own = |ifname: &str, address: &str| InterfaceAddress {
         ifname: ifname.parse().unwrap(),
         address: address.parse().unwrap(),
+        passing: false,
     };
     let facts = NodeFacts {
         addresses: vec![own("up0", "192.0.2.250/24"), own("up1", "198.51.100.250/24")],
@@ -451,7 +452,11 @@ async fn routes_of_an_earlier_run_stay_until_there_is_a_configuration() {
 async fn addresses_of_the_node_itself_are_never_given_away() {
     let world = World::new();
     world.configure(&[], &["192.0.2.0/29"]);
-    let own = InterfaceAddress { ifname: "up0".parse().unwrap(), address: "192.0.2.2/29".parse().unwrap() };
+    let own = InterfaceAddress {
+        ifname: "up0".parse().unwrap(),
+        address: "192.0.2.2/29".parse().unwrap(),
+        passing: false,
+    };
     world.kernel.set_node(NodeFacts { addresses: vec![own], ..NodeFacts::default() });
     let node = world.start().await;
     let attached = add(&node, "c1", &request(None)).await.unwrap();
@@ -461,8 +466,11 @@ async fn addresses_of_the_node_itself_are_never_given_away() {
 #[tokio::test]
 async fn a_session_starts_from_the_address_on_the_peers_subnet() {
     let world = World::new();
-    let own =
-        InterfaceAddress { ifname: "up0".parse().unwrap(), address: "2001:db8:ffff::2/64".parse().unwrap() };
+    let own = InterfaceAddress {
+        ifname: "up0".parse().unwrap(),
+        address: "2001:db8:ffff::2/64".parse().unwrap(),
+        passing: false,
+    };
     world.kernel.set_node(NodeFacts { addresses: vec![own], ..NodeFacts::default() });
     let node = world.start().await;
     node.sync_routing().await.unwrap();
