@@ -39,6 +39,7 @@ pub(crate) fn prepare(root: &Path, told: &mut BTreeSet<String>) -> Result<Vec<St
         settings.try_set(&format!("{family}/conf/default/ignore_routes_with_linkdown"), "1");
         settings.hash_flows(family);
     }
+    settings.spell_out_nexthops();
     Ok(settings.notices)
 }
 
@@ -101,6 +102,16 @@ impl Settings<'_> {
         }
     }
 
+    /// Has routes by way of a nexthop object say where they lead, in both families: BIRD does not look at the objects,
+    /// and learns no such route without. A kernel before 5.8 does nothing else.
+    fn spell_out_nexthops(&mut self) {
+        const NAME: &str = "ipv4/nexthop_compat_mode";
+        match self.set(NAME, "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => self.refuse(NAME, "1", &error),
+            _ => {}
+        }
+    }
+
     /// Hashes flows by addresses, ports and protocol (policy 3 with these fields, Linux 5.14), so that a
     /// connection keeps its next hop when it is retransmitted; policy 1 comes nearest before that.
     fn hash_flows(&mut self, family: &str) {
@@ -139,6 +150,7 @@ mod tests {
             ("ipv6/fib_multipath_hash_fields", "7"),
             ("ipv4/fib_multipath_hash_policy", "0"),
             ("ipv4/fib_multipath_hash_fields", "7"),
+            ("ipv4/nexthop_compat_mode", "0"),
         ];
         for (name, value) in usual.iter().chain(extra) {
             let path = root.path().join(name);
@@ -162,11 +174,12 @@ mod tests {
     fn everything_is_set_once() {
         let root = tree(&[]);
         let notices = prepare(root.path(), &mut BTreeSet::new()).unwrap();
-        assert_eq!(notices.len(), 10, "{notices:#?}");
+        assert_eq!(notices.len(), 11, "{notices:#?}");
         assert!(notices.contains(&"net.ipv6.conf.all.forwarding was 0, set to 1".to_owned()), "{notices:#?}");
         for name in ["ipv4/fib_multipath_hash_policy", "ipv6/fib_multipath_hash_policy"] {
             assert_eq!(value(&root, name), "3");
         }
+        assert_eq!(value(&root, "ipv4/nexthop_compat_mode"), "1");
         assert_eq!(prepare(root.path(), &mut BTreeSet::new()).unwrap(), Vec::<String>::new());
     }
 
@@ -204,10 +217,13 @@ mod tests {
         let root = tree(&[]);
         refuse(&root, "ipv4/conf/default/ignore_routes_with_linkdown");
         std::fs::remove_file(root.path().join("ipv6/fib_multipath_hash_fields")).unwrap();
+        // Before Linux 5.8; nothing is missing then.
+        std::fs::remove_file(root.path().join("ipv4/nexthop_compat_mode")).unwrap();
         let mut told = BTreeSet::new();
         let notices = prepare(root.path(), &mut told).unwrap().join("\n");
         assert!(notices.contains("net.ipv4.conf.default.ignore_routes_with_linkdown cannot be set to 1"));
         assert!(notices.contains("net.ipv6.fib_multipath_hash_policy cannot be set to 3"));
+        assert!(!notices.contains("nexthop_compat_mode"), "{notices}");
         assert_eq!(value(&root, "ipv6/fib_multipath_hash_policy"), "1");
         assert_eq!(value(&root, "ipv4/fib_multipath_hash_policy"), "3");
         assert_eq!(prepare(root.path(), &mut told).unwrap(), Vec::<String>::new(), "once");
