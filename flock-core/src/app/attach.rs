@@ -57,8 +57,9 @@ impl Node {
     /// program the kernel side by side, write the commit. The same attachment again gets the same answer.
     /// On an error everything is taken back.
     ///
-    /// `abandoned` is asked once before the commit: when the caller has been answered already, the work
-    /// is taken back too. `entropy` picks the IPv6 interface identifier.
+    /// `abandoned` is asked before the commit: when the caller has been answered already, the work
+    /// is taken back too. What was there before this call stays then, and this is an error: only what an `Ok` brings
+    /// may be the caller's to detach. `entropy` picks the IPv6 interface identifier.
     pub async fn attach(
         &self,
         guard: &AttachmentGuard,
@@ -90,6 +91,9 @@ impl Node {
         let config = self.config_in_force()?;
         let held = self.state().ipam.get(guard.attachment()).cloned();
         if let Some(attached) = self.running(held.as_ref(), request).await? {
+            if abandoned() {
+                return Err(AttachError::Abandoned);
+            }
             self.state().ipam.locate(guard.attachment(), &request.netns);
             return Ok(attached);
         }
@@ -121,6 +125,9 @@ impl Node {
             state.ipam.locate(guard.attachment(), &request.netns);
         }
         self.persist().await?;
+        if !fresh && abandoned() {
+            return Err(AttachError::Abandoned);
+        }
         self.look_again_if_outdated(guard, &link);
         Ok(Attached { link: state, addresses: allocation.addresses })
     }

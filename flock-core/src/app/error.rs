@@ -39,7 +39,7 @@ pub enum AttachError {
     /// The allocation could not be made durable.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It took so long that the caller was told to try again; everything was taken back.
+    /// It took so long that the caller was told to try again; everything that this call made was taken back.
     #[error("the attachment took too long and was taken back")]
     Abandoned,
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flock_core::app::{AttachError, AttachRequest, CheckError, Configured, DetachError, RoutesSynced};
 use flock_core::config::{ClaimSpec, LabelSelectorSpec};
@@ -104,6 +105,28 @@ async fn an_abandoned_add_is_taken_back() {
     assert!(matches!(error, AttachError::Abandoned), "{error}");
     drop(guard);
     world.assert_empty(&node).await;
+}
+
+#[tokio::test]
+async fn an_abandoned_repeat_keeps_what_was_there() {
+    for broken in [false, true] {
+        let world = World::new();
+        let node = world.start().await;
+        let first = add(&node, "c1", &request(None)).await.unwrap();
+        if broken {
+            world.kernel.break_route(&"192.0.2.2/32".parse().unwrap());
+        }
+        // Told at the last moment at which it counts.
+        let asked = AtomicUsize::new(0);
+        let late = || !broken || asked.fetch_add(1, Ordering::Relaxed) == 1;
+        let guard = node.lock(id("c1")).await;
+        let repeat = AttachRequest { netns: netns("c1"), ..request(None) };
+        let error = node.attach(&guard, &repeat, &|| NOW, 7, &late).await.unwrap_err();
+        assert!(matches!(error, AttachError::Abandoned), "{error}");
+        let identity = world.kernel.link(&id("c1")).unwrap().identity.unwrap();
+        assert_eq!((identity.attachment, identity.addresses), (id("c1"), first.addresses));
+        assert_eq!(world.saved().await, vec![("c1/eth0".to_owned(), Phase::Committed)]);
+    }
 }
 
 #[tokio::test]
