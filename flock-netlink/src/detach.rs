@@ -2,6 +2,7 @@
 //! waits for the kernel to be sure that nobody uses it any more: 20 to 30 ms for one, and about the same
 //! for a whole group.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -80,9 +81,21 @@ fn retire(
     let is_gone = |refusal: &NetlinkError| {
         matches!(errno(refusal), Some(Errno::ESRCH | Errno::ENOENT | Errno::ENODEV | Errno::ENXIO))
     };
-    match conn.run(batch)?.into_iter().find(|(_, refusal)| !is_gone(refusal)) {
-        Some((_, refusal)) => Err(refusal),
-        None => left,
+    let refusals: Vec<NetlinkError> = match conn.run(batch) {
+        Ok(refused) => refused.into_iter().map(|(_, refusal)| refusal).filter(|it| !is_gone(it)).collect(),
+        Err(error) => vec![error],
+    };
+    left.err().into_iter().chain(refusals).reduce(both).map_or(Ok(()), Err)
+}
+
+/// The first of two errors, which also says the other one.
+fn both(first: NetlinkError, second: NetlinkError) -> NetlinkError {
+    match first {
+        NetlinkError::Kernel { step, source } => {
+            let source = io::Error::new(source.kind(), format!("{source}; and {second}"));
+            NetlinkError::Kernel { step, source }
+        }
+        other => other,
     }
 }
 
@@ -176,5 +189,26 @@ fn reap(mut conn: Conn, woken: &Receiver<()>) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_of_a_detach_says_all_that_went_wrong() {
+        let refusal = |step, kind| NetlinkError::Kernel { step, source: io::Error::from(kind) };
+        let all = [
+            refusal("leave a group", io::ErrorKind::PermissionDenied),
+            refusal("remove a route", io::ErrorKind::ResourceBusy),
+            refusal("set the link down", io::ErrorKind::OutOfMemory),
+        ];
+        let error = all.into_iter().reduce(both).unwrap();
+        assert_eq!(
+            error.to_string(),
+            "kernel refused to leave a group: permission denied; and kernel refused to remove a route: resource busy; \
+             and kernel refused to set the link down: out of memory"
+        );
     }
 }
