@@ -14,7 +14,9 @@ pub use netlink::{
     DesiredRoutes, HostLink, HostSide, InterfaceAddress, LinkIdentity, LinkState, LinksTended, Mac, Netlink,
     NetlinkError, NetnsPath, NodeFacts, PodLink, PodSide,
 };
-pub use pod_source::{ClusterView, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision};
+pub use pod_source::{
+    ClusterView, ForeignPools, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision,
+};
 pub use routing::{
     Applied, PeerState, PeerStatus, Routing, RoutingConfig, RoutingError, RoutingPeer, RoutingStatus,
 };

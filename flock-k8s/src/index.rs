@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flock_core::config::{NodeConfig, NodeConfigSpec};
 use flock_core::ids::NodeName;
-use flock_core::ports::{ClusterView, NodeConfigView, PodView, Readiness};
+use flock_core::ports::{ClusterView, ForeignPools, NodeConfigView, PodView, Readiness};
 
 use crate::object::{OwnView, PoolsView};
 
@@ -15,6 +15,8 @@ pub(crate) struct Collection<V> {
     now: BTreeMap<String, Known<V>>,
     next: Option<BTreeMap<String, Known<V>>>,
     listed: bool,
+    /// Counts changes of what it holds.
+    changes: u64,
 }
 
 /// An object: its last good state, and what is wrong with the present one.
@@ -26,7 +28,7 @@ struct Known<V> {
 
 impl<V> Default for Collection<V> {
     fn default() -> Self {
-        Self { now: BTreeMap::new(), next: None, listed: false }
+        Self { now: BTreeMap::new(), next: None, listed: false, changes: 0 }
     }
 }
 
@@ -49,18 +51,24 @@ impl<V: PartialEq> Collection<V> {
         if let Some(next) = self.next.take() {
             self.now = next;
             self.listed = true;
+            self.changes += 1;
         }
     }
 
     /// An object is there, or is different.
     pub(crate) fn apply(&mut self, key: String, object: Result<V, String>) {
         let known = self.known(&key, object);
-        self.now.insert(key, known);
+        if self.now.get(&key) != Some(&known) {
+            self.now.insert(key, known);
+            self.changes += 1;
+        }
     }
 
     /// An object is gone.
     pub(crate) fn delete(&mut self, key: &str) {
-        self.now.remove(key);
+        if self.now.remove(key).is_some() {
+            self.changes += 1;
+        }
     }
 
     fn known(&self, key: &str, object: Result<V, String>) -> Known<V> {
@@ -103,6 +111,8 @@ pub(crate) struct Index {
     pub(crate) pods: Collection<PodView>,
     pub(crate) namespaces: Collection<BTreeMap<String, String>>,
     pub(crate) others: Collection<PoolsView>,
+    /// What `others` say, and after how many changes of it.
+    foreign: (u64, ForeignPools),
 }
 
 impl Index {
@@ -117,6 +127,7 @@ impl Index {
             pods: Collection::default(),
             namespaces: Collection::default(),
             others: Collection::default(),
+            foreign: (0, ForeignPools::default()),
         };
         index.settle();
         index
@@ -139,6 +150,22 @@ impl Index {
         if !self.by_label {
             self.namespaces = Collection::default();
         }
+        // Thousands of nodes: not for each thing that happens here.
+        if self.foreign.0 != self.others.changes {
+            self.foreign = (self.others.changes, self.foreign_pools());
+        }
+    }
+
+    fn foreign_pools(&self) -> ForeignPools {
+        let mut view = ClusterView::default();
+        for (name, pools) in self.others.good() {
+            let Ok(name) = NodeName::parse(name) else { continue };
+            if name != self.node {
+                let (cidr6, cidr4) = (pools.cidr6.clone(), pools.cidr4.clone());
+                view.add_foreign_pools(name, &NodeConfigSpec { cidr6, cidr4, ..NodeConfigSpec::default() });
+            }
+        }
+        view.foreign_pools
     }
 
     /// Whether namespaces have to be watched.
@@ -184,15 +211,9 @@ impl Index {
                 .good()
                 .map(|(name, labels)| (name.to_owned(), (**labels).clone()))
                 .collect(),
+            foreign_pools: Arc::clone(&self.foreign.1),
             ..ClusterView::default()
         };
-        for (name, pools) in self.others.good() {
-            let Ok(name) = NodeName::parse(name) else { continue };
-            if name != self.node {
-                let (cidr6, cidr4) = (pools.cidr6.clone(), pools.cidr4.clone());
-                view.add_foreign_pools(name, &NodeConfigSpec { cidr6, cidr4, ..NodeConfigSpec::default() });
-            }
-        }
         view.problems.extend(self.pods.problems("Pod"));
         view.problems.extend(self.namespaces.problems("Namespace"));
         // Of ones own the core speaks.
@@ -215,6 +236,8 @@ mod tests {
     use flock_core::testing::pod_view;
 
     use super::*;
+
+    type PoolsResult = Result<PoolsView, String>;
 
     fn index(remembered: Option<NodeConfigView>) -> Index {
         Index::new(NodeName::parse("node-a").unwrap(), remembered)
@@ -373,8 +396,36 @@ mod tests {
         index.others.apply("node-a".to_owned(), pools("2001:db8:f001::/64"));
         index.others.apply("node-b".to_owned(), pools("2001:db8:f002::/64"));
         index.others.apply("Not a node".to_owned(), pools("2001:db8:f003::/64"));
+        index.settle();
         let foreign = index.view().foreign_pools;
         assert_eq!(foreign.len(), 1);
         assert_eq!(foreign[&NodeName::parse("node-b").unwrap()], ["2001:db8:f002::/64".parse().unwrap()]);
+    }
+
+    #[test]
+    fn pools_of_other_nodes_are_read_again_only_when_they_change() {
+        let mut index = index(None);
+        let pools = |cidr: &str| Ok(PoolsView { cidr6: vec![cidr.to_owned()], cidr4: Vec::new() });
+        let mut seen = |edit: fn(&mut Index, PoolsResult), cidr: &str| {
+            edit(&mut index, pools(cidr));
+            index.settle();
+            index.view().foreign_pools
+        };
+        let apply = |index: &mut Index, pools| index.others.apply("node-b".to_owned(), pools);
+        let first = seen(apply, "2001:db8:f002::/64");
+        let status = seen(apply, "2001:db8:f002::/64");
+        assert!(Arc::ptr_eq(&first, &status), "the status of another node");
+        let pod =
+            seen(|index, _| index.pods.apply("a/one".to_owned(), Ok(pod_view("a/one"))), "2001:db8::/64");
+        assert!(Arc::ptr_eq(&first, &pod), "a pod of this node");
+        let moved = seen(apply, "2001:db8:f003::/64");
+        assert_eq!(moved.values().next().unwrap(), &["2001:db8:f003::/64".parse().unwrap()]);
+        assert!(seen(|index, _| index.others.delete("node-b"), "2001:db8::/64").is_empty());
+        let list = |index: &mut Index, pools| {
+            index.others.begin();
+            index.others.list("node-b".to_owned(), pools);
+            index.others.end();
+        };
+        assert_eq!(seen(list, "2001:db8:f004::/64").len(), 1);
     }
 }

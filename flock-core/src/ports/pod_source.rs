@@ -42,6 +42,9 @@ pub enum Readiness {
     Ready,
 }
 
+/// The pools of each other node. Shared by the views that have the same: there may be thousands of nodes.
+pub type ForeignPools = Arc<BTreeMap<NodeName, Vec<IpNet>>>;
+
 /// One consistent look at the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClusterView {
@@ -58,7 +61,7 @@ pub struct ClusterView {
     /// Labels of the namespaces that are known.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// Pools of other nodes, where known: no pod of this node may take an address of one.
-    pub foreign_pools: BTreeMap<NodeName, Vec<IpNet>>,
+    pub foreign_pools: ForeignPools,
     /// Objects that could not be read, each with what is wrong; their last good state stays in force.
     pub problems: Vec<String>,
 }
@@ -84,7 +87,7 @@ impl ClusterView {
         let written = spec.cidr6.iter().chain(&spec.cidr4);
         let pools = written.filter_map(|text| prefix::parse(text)).map(|net| net.trunc());
         let pools = pools.filter(|net| !special(net));
-        self.foreign_pools.insert(node, pools.collect());
+        Arc::make_mut(&mut self.foreign_pools).insert(node, pools.collect());
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a file means, without a directory.
 
+use std::sync::Arc;
+
 use flock_core::config::{BgpSpec, DefaultsSpec, NodeConfigSpec, PeerSpec};
 use flock_core::ids::{NodeName, PodKey};
 use flock_core::ports::ClusterView;
@@ -77,7 +79,7 @@ fn node_config_of_another_node_only_tells_its_pools() {
     let other = NODE_CONFIG.replace("node-a", "node-b");
     let mut expected = nothing();
     let pools = ["2001:db8:f001::/64", "192.0.2.0/24"].map(|net| net.parse().unwrap());
-    expected.foreign_pools.insert(NodeName::parse("node-b").unwrap(), pools.into());
+    expected.foreign_pools = Arc::new([(NodeName::parse("node-b").unwrap(), pools.into())].into());
     assert_eq!(read(&other), expected);
     // As far as they can be read: that node's agent says what is wrong with the rest.
     let view = read(&other.replace("[192.0.2.0/24]", "[192.0.2.1/24, lots]"));
