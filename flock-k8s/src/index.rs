@@ -147,9 +147,6 @@ impl Index {
         if let Some(spec) = good.filter(|spec| NodeConfig::validate(spec).is_ok()) {
             self.by_label = selects_by_label(&spec);
         }
-        if !self.by_label {
-            self.namespaces = Collection::default();
-        }
         // Thousands of nodes: not for each thing that happens here.
         if self.foreign.0 != self.others.changes {
             self.foreign = (self.others.changes, self.foreign_pools());

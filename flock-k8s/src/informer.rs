@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::follow::{Follower, causes};
-use crate::index::Index;
+use crate::index::{Collection, Index};
 use crate::object::{Namespaces, Others, Own, OwnView, Pods, Stripped};
 use crate::published::Published;
 
@@ -151,7 +151,8 @@ impl PodSource for KubePodSource {
     }
 }
 
-/// Watches namespaces while they are wanted.
+/// Watches namespaces while they are wanted. Whoever watches forgets: were they forgotten where they are found to be
+/// unwanted, and wanted again before that is noticed here, nobody would list them.
 async fn namespaces(follower: Follower) {
     let mut wanted = follower.shared.by_label.subscribe();
     loop {
@@ -163,5 +164,47 @@ async fn namespaces(follower: Follower) {
             () = watching => {}
             _ = wanted.wait_for(|wanted| !*wanted) => {}
         }
+        follower.shared.change(|index| index.namespaces = Collection::default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use flock_core::config::{BgpSpec, ClaimSpec, LabelSelectorSpec, NodeConfigSpec};
+
+    use super::*;
+
+    fn config(labels: &[(&str, &str)]) -> OwnView {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let match_labels = labels.iter().map(owned).collect();
+        let claim = ClaimSpec {
+            cidrs: vec!["2001:db8:a::/64".to_owned()],
+            namespace_selector: LabelSelectorSpec { match_labels, ..LabelSelectorSpec::default() },
+            ..ClaimSpec::default()
+        };
+        let bgp = BgpSpec { asn: 65101, ..BgpSpec::default() };
+        let spec = NodeConfigSpec { bgp, claims: vec![claim], ..NodeConfigSpec::default() };
+        let config = NodeConfigView { generation: 1, spec: Ok(spec) };
+        OwnView { uid: None, config, since: BTreeMap::new() }
+    }
+
+    #[test]
+    fn namespaces_that_are_wanted_again_before_anybody_noticed_are_still_known() {
+        let node = NodeName::parse("node-a").unwrap();
+        let shared = Shared::new(Index::new(node, None));
+        let configure = |labels: &[(&str, &str)]| {
+            shared.change(|index| {
+                index.own.begin();
+                index.own.list("node-a".to_owned(), Ok(config(labels)));
+                index.own.end();
+            });
+        };
+        configure(&[("team", "dns")]);
+        shared.change(|index| index.namespaces.apply("dns".to_owned(), Ok([].into())));
+        configure(&[]);
+        configure(&[("team", "dns")]);
+        assert!(*shared.by_label.borrow() && shared.view().namespaces.contains_key("dns"));
     }
 }
