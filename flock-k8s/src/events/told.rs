@@ -109,9 +109,11 @@ impl Told {
         true
     }
 
-    /// Something that is to be told, if anything is.
+    /// Something that is to be told, if anything is: what was not tried for longest, so that one Event the API server
+    /// cannot take (a webhook that fails, say) keeps no other waiting.
     pub(super) fn next(&self) -> Option<(Happening, Tell)> {
-        let (what, series) = self.series.iter().find(|(_, series)| series.due)?;
+        let due = self.series.iter().filter(|(_, series)| series.due);
+        let (what, series) = due.min_by_key(|(_, series)| series.tried)?;
         let (name, count) = (series.name.clone(), series.count);
         let since = series.since;
         let tell =
@@ -124,7 +126,10 @@ impl Told {
         let fresh = self.name(&what.about);
         let Some(series) = self.series.get_mut(what) else { return };
         match heard {
-            Heard::Silence => return,
+            Heard::Silence => {
+                series.tried = now;
+                return;
+            }
             // Told anew at once, as a new one.
             Heard::Gone => {
                 series.exists = false;
@@ -192,6 +197,23 @@ mod tests {
 
     fn first(name: &str, count: i32) -> Tell {
         Tell::First { name: name.to_owned(), since: Timestamp::UNIX_EPOCH, count }
+    }
+
+    #[test]
+    fn what_is_never_heard_keeps_nothing_else_waiting() {
+        let start = Instant::now();
+        let mut told = told(start);
+        for name in ["a", "b", "c"] {
+            assert!(told.happened(happening(name), start, Timestamp::UNIX_EPOCH));
+        }
+        let mut tried = Vec::new();
+        for seconds in 1..=5 {
+            let (what, _) = told.next().unwrap();
+            let heard = if what.about.name == "a" { Heard::Silence } else { Heard::Yes };
+            told.heard(&what, heard, start + Duration::from_secs(seconds));
+            tried.push(what.about.name);
+        }
+        assert_eq!(tried, ["a", "b", "c", "a", "a"]);
     }
 
     #[test]
