@@ -183,8 +183,7 @@ impl Follower {
     where
         Stripped<K>: Resource<DynamicType = ()>,
     {
-        let seconds = u32::try_from(self.timing.watch.as_secs()).unwrap_or(u32::MAX).max(1);
-        let mut params = WatchParams::default().timeout(seconds);
+        let mut params = WatchParams::default().timeout(self.timing.watch_seconds());
         params.field_selector = fields.map(str::to_owned);
         let longest = self.timing.watch + GRACE;
         let silent = || Failure::silence(format!("a watch was silent for {} s", longest.as_secs()));

@@ -30,7 +30,7 @@ use crate::published::Published;
 /// How patient the source is.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    /// A watch is asked for anew after this; one that is silent for 5 s more is given up.
+    /// A watch is asked for anew after this, or somewhat sooner; one that is silent for 5 s more is given up.
     pub watch: Duration,
     /// Longest read of one page of a list.
     pub page: Duration,
@@ -38,6 +38,15 @@ pub struct Timing {
     pub read: Duration,
     /// First and longest pause after a failure; up to as much again is added at random.
     pub pause: (Duration, Duration),
+}
+
+impl Timing {
+    /// How long the next watch is to last: never the same on two nodes for long, or all those whose watches an API server
+    /// cut when it was restarted would ask it for new ones at the same moment ever after.
+    pub(crate) fn watch_seconds(&self) -> u32 {
+        let longest = u32::try_from(self.watch.as_secs()).unwrap_or(u32::MAX).max(1);
+        rand::random_range(longest - longest / 4..=longest)
+    }
 }
 
 impl Default for Timing {
@@ -170,7 +179,7 @@ async fn namespaces(follower: Follower) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use flock_core::config::{BgpSpec, ClaimSpec, LabelSelectorSpec, NodeConfigSpec};
 
@@ -188,6 +197,14 @@ mod tests {
         let spec = NodeConfigSpec { bgp, claims: vec![claim], ..NodeConfigSpec::default() };
         let config = NodeConfigView { generation: 1, spec: Ok(spec) };
         OwnView { uid: None, config, since: BTreeMap::new() }
+    }
+
+    #[test]
+    fn watches_that_begin_together_do_not_end_together() {
+        let seconds: BTreeSet<_> = (0..200).map(|_| Timing::default().watch_seconds()).collect();
+        assert!(seconds.len() > 8 && seconds.iter().all(|it| (45..=60).contains(it)), "{seconds:?}");
+        let shortest = Timing { watch: Duration::from_millis(1), ..Timing::default() };
+        assert_eq!(shortest.watch_seconds(), 1);
     }
 
     #[test]
