@@ -11,7 +11,6 @@ use std::future::pending;
 use std::io::{self, ErrorKind, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
@@ -25,6 +24,7 @@ use flock_core::ids::NodeName;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{gethostname, getppid};
+use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
@@ -121,7 +121,7 @@ fn router_id(node_name: Option<&str>) -> anyhow::Result<Ipv4Addr> {
 async fn free_socket(socket: &Path) -> anyhow::Result<()> {
     let gone = async {
         // One that was killed with its parent a moment ago may take that moment to die.
-        while UnixStream::connect(socket).is_ok() {
+        while is_taken(socket).await {
             sleep(POLL).await;
         }
     };
@@ -133,6 +133,14 @@ async fn free_socket(socket: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("cannot remove the stale socket {}", socket.display()))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether somebody has the socket: also one that hangs, and whose queue is full.
+async fn is_taken(socket: &Path) -> bool {
+    match UnixStream::connect(socket).await {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
     }
 }
 

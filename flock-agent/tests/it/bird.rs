@@ -268,6 +268,22 @@ fn another_bird_at_the_socket_is_left_alone_and_told() {
 }
 
 #[test]
+fn another_bird_that_hangs_is_told_too_and_keeps_its_socket() {
+    if !capable() {
+        return;
+    }
+    let stage = Stage::new();
+    fs::create_dir_all(stage.path("")).unwrap();
+    let other = UnixListener::bind(stage.path("bird.ctl")).unwrap();
+    rustix::net::listen(&other, 0).unwrap();
+    // Its queue is full with this one: whoever connects now waits.
+    let _waits = UnixStream::connect(stage.path("bird.ctl")).unwrap();
+    assert_eq!(stage.start("bird").wait().code(), Some(1));
+    assert!(stage.log().contains("another BIRD answers at"), "{}", stage.log());
+    assert!(stage.path("bird.ctl").exists());
+}
+
+#[test]
 fn a_host_name_that_is_no_node_name_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_flock-agent"))
