@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use flock_core::config::NodeConfig;
@@ -15,6 +16,9 @@ use flock_k8s::{KubePodSource, KubeStatus, ManifestPodSource, NODE_CONFIG_VERSIO
 
 use crate::args::RunArgs;
 use crate::log_status::LogStatus;
+
+/// Until a file that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// What is known of the cluster, and where the cluster hears of the node.
 pub(crate) struct Cluster {
@@ -38,8 +42,9 @@ pub(crate) async fn open(args: &RunArgs, node: &NodeName) -> anyhow::Result<Clus
         return Ok(Cluster { pods: Arc::new(pods), status: Arc::new(LogStatus::default()), kube: None });
     }
     let client = flock_k8s::connect(args.kubeconfig.as_deref(), SILENCE).await?;
-    let memory = Memory { path: args.state.with_file_name("nodeconfig.json"), node: node.clone() };
-    let remembered = memory.recall();
+    let path = args.state.with_file_name("nodeconfig.json");
+    let memory = Memory::open(path, node, RETRY);
+    let remembered = memory.kept.clone();
     if remembered.is_some() {
         tracing::info!(file = %memory.path.display(), "the NodeConfig of the last run is there in case the API server is not");
     }
@@ -53,10 +58,18 @@ pub(crate) async fn open(args: &RunArgs, node: &NodeName) -> anyhow::Result<Clus
 pub(crate) struct Memory {
     path: PathBuf,
     node: NodeName,
+    retry: Duration,
+    /// What it holds, if that is a good NodeConfig of this node.
+    kept: Option<NodeConfigView>,
 }
 
 impl Memory {
-    /// What it holds, if that is a good NodeConfig of this node.
+    fn open(path: PathBuf, node: &NodeName, retry: Duration) -> Self {
+        let mut memory = Self { path, node: node.clone(), retry, kept: None };
+        memory.kept = memory.recall();
+        memory
+    }
+
     fn recall(&self) -> Option<NodeConfigView> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
@@ -67,17 +80,25 @@ impl Memory {
             }
         };
         let view = flock_k8s::read_manifests(&self.node, [("nodeconfig.json", bytes.as_slice())]);
-        view.node_config.filter(is_good)
+        let good = view.node_config.filter(is_good);
+        if good.is_none() {
+            let error = view.problems.join("; ");
+            tracing::warn!(file = %self.path.display(), error, "it holds no good NodeConfig of this node");
+        }
+        good
     }
 
     /// Keeps the file up to date, for ever. A NodeConfig that is refused changes nothing; one that is deleted is
     /// forgotten.
-    pub(crate) async fn follow(self, pods: Arc<dyn PodSource>) {
-        let mut kept = self.recall();
+    pub(crate) async fn follow(mut self, pods: Arc<dyn PodSource>) {
         let mut seen: Option<Revision> = None;
+        let mut failing = false;
         loop {
             if let Some(seen) = seen {
-                pods.changed(seen).await;
+                tokio::select! {
+                    _ = pods.changed(seen) => {}
+                    () = tokio::time::sleep(self.retry), if failing => {}
+                }
             }
             // In this order: a readiness that comes late wakes us, and the view is at least as new as it.
             seen = Some(pods.snapshot().revision);
@@ -87,21 +108,30 @@ impl Memory {
                 continue;
             }
             let written = match &view.node_config {
-                Some(config) if !is_good(config) || kept.as_ref() == Some(config) => continue,
-                Some(config) => self.keep(config),
-                None if kept.is_none() => continue,
-                None => fs::remove_file(&self.path),
+                // Good, and another one.
+                Some(config) if is_good(config) && self.kept.as_ref() != Some(config) => self.keep(config),
+                None if self.kept.is_some() => self.forget(),
+                _ => Ok(()),
             };
             match written {
-                Ok(()) => kept.clone_from(&view.node_config),
-                Err(error) => {
+                Ok(()) => failing = false,
+                Err(error) if !std::mem::replace(&mut failing, true) => {
                     tracing::warn!(file = %self.path.display(), %error, "the NodeConfig is not kept for the next run");
                 }
+                Err(_) => {}
             }
         }
     }
 
-    fn keep(&self, config: &NodeConfigView) -> io::Result<()> {
+    fn forget(&mut self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => self.kept = None,
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, config: &NodeConfigView) -> io::Result<()> {
         let manifest = serde_json::json!({
             "apiVersion": NODE_CONFIG_VERSION,
             "kind": "NodeConfig",
@@ -115,10 +145,49 @@ impl Memory {
         file.sync_data()?;
         fs::rename(&temporary, &self.path)?;
         let directory = self.path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory)?.sync_all()
+        File::open(directory)?.sync_all()?;
+        self.kept = Some(config.clone());
+        Ok(())
     }
 }
 
 fn is_good(config: &NodeConfigView) -> bool {
     config.spec.as_ref().is_ok_and(|spec| NodeConfig::validate(spec).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use flock_core::config::{BgpSpec, NodeConfigSpec};
+    use flock_core::testing::FakePodSource;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn node_config_that_could_not_be_kept_is_kept_once_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/nodeconfig.json");
+        let open = || Memory::open(path.clone(), &"n1".parse().unwrap(), Duration::from_millis(1));
+        let pods = Arc::new(FakePodSource::default());
+        let bgp = BgpSpec { asn: 65101, ..BgpSpec::default() };
+        let spec = NodeConfigSpec { bgp, ..NodeConfigSpec::default() };
+        let config = NodeConfigView { generation: 1, spec: Ok(spec) };
+        pods.set_node_config(Some(config.clone()));
+        let following = tokio::spawn(open().follow(pods.clone()));
+        tokio::task::yield_now().await;
+        // Nothing of the cluster changes from here on.
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        let kept = async {
+            while !path.exists() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), kept).await.expect("it is tried again");
+        following.abort();
+        let mut memory = open();
+        assert_eq!(memory.kept, Some(config));
+        // Somebody was faster.
+        fs::remove_file(&path).unwrap();
+        memory.forget().unwrap();
+        assert_eq!(memory.kept, None);
+    }
 }

@@ -98,6 +98,25 @@ fn a_node_that_starts_without_an_api_server_has_its_last_node_config() {
 }
 
 #[test]
+fn a_kept_node_config_that_is_of_no_use_is_said_to_be() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::of(Source::ApiServer);
+    node.cluster.api().set_mood(Mood::Away);
+    let kept = node.state_file().with_file_name("nodeconfig.json");
+    std::fs::create_dir(kept.parent().unwrap()).unwrap();
+    std::fs::write(&kept, "{\"apiVersion\"").unwrap();
+    node.start();
+    let said = || node.log().contains("it holds no good NodeConfig of this node");
+    eventually("the log says so", said, || node.log());
+    assert!(node.log().contains("nodeconfig.json:1: "), "{}", node.log());
+    node.put(&node_config());
+    node.cluster.api().set_mood(Mood::Well);
+    node.wait_ready();
+}
+
+#[test]
 fn idle_memory_does_not_grow_with_pods_elsewhere() {
     if !netns_available() {
         return;
