@@ -101,6 +101,8 @@ pub(crate) struct Index {
     node: NodeName,
     /// What an earlier run knew; counts until the API server has spoken.
     remembered: Option<NodeConfigView>,
+    /// The same; counts where what the API server says is refused.
+    last_good: Option<Arc<NodeConfigSpec>>,
     /// The API server does not answer.
     away: bool,
     /// It did not answer while there was a NodeConfig: the node serves, and goes on when some lists are in.
@@ -117,9 +119,11 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn new(node: NodeName, remembered: Option<NodeConfigView>) -> Self {
+        let last_good = remembered.as_ref().and_then(|config| config.spec.clone().ok()).map(Arc::new);
         let mut index = Self {
             node,
             remembered,
+            last_good,
             away: false,
             alone: false,
             by_label: false,
@@ -201,6 +205,7 @@ impl Index {
         let mut view = ClusterView {
             node: Some(self.node.clone()),
             node_config: self.config().filter(|_| self.readiness() == Readiness::Ready),
+            last_good: self.last_good.clone(),
             pods_pending: !self.pods.listed,
             pods: self.pods.good().map(|(_, pod)| (pod.key.clone(), Arc::clone(pod))).collect(),
             namespaces: self
@@ -353,6 +358,17 @@ mod tests {
         assert_eq!(index.view().node_config, Some(config(65102)));
         index.own.delete("node-a");
         assert_eq!(index.view().node_config, None);
+    }
+
+    #[test]
+    fn claims_of_what_an_earlier_run_knew_count_while_what_is_written_is_refused() {
+        let mut index = index(Some(labelled(65101)));
+        index.own.begin();
+        index.own.list("node-a".to_owned(), Ok(own(config(0))));
+        index.own.end();
+        index.settle();
+        assert_eq!(index.view().last_good.map(|spec| (*spec).clone()), labelled(65101).spec.ok());
+        assert!(index.wants_namespaces());
     }
 
     #[test]

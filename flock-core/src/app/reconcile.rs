@@ -37,7 +37,8 @@ pub enum RoutesSynced {
 }
 
 impl Node {
-    /// Takes the configuration of the latest view over, if it is a good one. Pods keep their addresses.
+    /// Takes the configuration of the latest view over, if it is a good one; where it is refused and none is in force
+    /// yet, the last good one of an earlier run. Pods keep their addresses.
     pub fn sync_config(&self) -> Configured {
         let view = self.ports.pods.snapshot();
         let written = view.node_config.as_ref().map(|written| written.spec.clone());
@@ -55,6 +56,9 @@ impl Node {
             Some(Err(reason)) => {
                 let news = state.refused.as_ref() != Some(&reason);
                 state.refused = Some(reason.clone());
+                if !had_one && let Some(config) = view.last_good.as_ref().and_then(|spec| accept(spec).ok()) {
+                    state.put_in_force(config);
+                }
                 if news { Configured::Refused(reason) } else { Configured::Unchanged }
             }
             Some(Ok(config)) => {
@@ -62,8 +66,7 @@ impl Node {
                 if state.config.as_deref() == Some(&config) {
                     return Configured::Unchanged;
                 }
-                state.config = Some(Arc::new(config));
-                state.reserve();
+                state.put_in_force(config);
                 Configured::Changed
             }
         }
@@ -158,6 +161,11 @@ fn accept(spec: &NodeConfigSpec) -> Result<NodeConfig, String> {
 }
 
 impl super::State {
+    fn put_in_force(&mut self, config: NodeConfig) {
+        self.config = Some(Arc::new(config));
+        self.reserve();
+    }
+
     /// Tells the allocator which addresses it may hand out: the pools, less what the node itself uses.
     fn reserve(&mut self) {
         let Some(config) = &self.config else { return };

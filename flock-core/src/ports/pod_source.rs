@@ -54,6 +54,9 @@ pub struct ClusterView {
     pub node: Option<NodeName>,
     /// The configuration of this node, not yet validated; `None` when there is none.
     pub node_config: Option<NodeConfigView>,
+    /// The last good configuration an earlier run knew: in force where this one has had none, and the one that is
+    /// written is refused.
+    pub last_good: Option<Arc<NodeConfigSpec>>,
     /// Pods by name.
     pub pods: BTreeMap<PodKey, Arc<PodView>>,
     /// The first list of pods is not in: one that is missing may be there and well.

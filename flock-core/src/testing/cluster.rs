@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use crate::config::NodeConfigSpec;
 use crate::ids::PodKey;
 use crate::ports::{ClusterView, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision};
 
@@ -93,6 +94,11 @@ impl FakePodSource {
     /// Sets or removes the node's configuration.
     pub fn set_node_config(&self, config: Option<NodeConfigView>) {
         self.change(|_, view| view.node_config = config);
+    }
+
+    /// Sets the last good configuration of an earlier run.
+    pub fn set_last_good(&self, spec: Option<NodeConfigSpec>) {
+        self.change(|_, view| view.last_good = spec.map(Arc::new));
     }
 
     /// Sets whether the first list of pods is still to come.

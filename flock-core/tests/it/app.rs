@@ -426,6 +426,26 @@ async fn a_bad_configuration_is_refused_and_the_last_good_one_stays() {
 }
 
 #[tokio::test]
+async fn where_the_first_configuration_is_refused_the_last_good_one_of_an_earlier_run_is_in_force() {
+    let world = World::new();
+    world.configure(&["2001:db8:1::1/64"], &[]);
+    world.pods.set_last_good(Some(spec(&["2001:db8:2::/64"], &[])));
+    let node = world.start().await;
+    assert_eq!(node.readiness(), Ok(()));
+    let pool = "2001:db8:2::/64".parse::<ipnet::Ipv6Net>().unwrap();
+    assert!(pool.contains(&add(&node, "c1", &request(None)).await.unwrap().addresses.v6.unwrap()));
+    let report = node.report(NOW).await.status;
+    let accepted = report.conditions.iter().find(|it| it.kind == "ConfigAccepted").unwrap();
+    assert!(!accepted.status && accepted.message.contains("2001:db8:1::1/64"), "{}", accepted.message);
+    world.configure(&["2001:db8:1::/64"], &[]);
+    assert_eq!(node.sync_config(), Configured::Changed);
+    world.configure(&["2001:db8:1::1/64"], &[]);
+    node.sync_config();
+    let pool = "2001:db8:1::/64".parse::<ipnet::Ipv6Net>().unwrap();
+    assert!(pool.contains(&add(&node, "c2", &request(None)).await.unwrap().addresses.v6.unwrap()));
+}
+
+#[tokio::test]
 async fn pods_keep_addresses_that_a_new_configuration_does_not_cover() {
     let world = World::new();
     let node = world.start().await;

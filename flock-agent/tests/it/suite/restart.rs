@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use flock_cni::error::code;
 use flock_cni::wire::Call;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::with_both_sources;
+use crate::cluster::Cluster;
 use crate::harness::{TestNode, addresses, eventually};
 use crate::netns::{Netns, RouteLog};
 use crate::object::{Says, node_config, pod, saying};
@@ -14,7 +15,8 @@ use crate::object::{Says, node_config, pod, saying};
 with_both_sources!(
     a_killed_agent_comes_back_with_every_pod_and_every_address,
     a_killed_agent_comes_back_and_withdraws_nothing_for_a_moment,
-    an_agent_that_comes_back_to_no_good_config_serves_no_new_pod_and_leaves_the_others,
+    an_agent_that_comes_back_to_no_config_serves_no_new_pod_and_leaves_the_others,
+    an_agent_that_comes_back_to_a_refused_config_leaves_its_pods,
     what_happens_to_pods_while_the_agent_is_dead_counts_when_it_is_back,
 );
 
@@ -78,7 +80,45 @@ fn a_killed_agent_comes_back_and_withdraws_nothing_for_a_moment(node: &TestNode)
     }
 }
 
-fn an_agent_that_comes_back_to_no_good_config_serves_no_new_pod_and_leaves_the_others(node: &TestNode) {
+fn an_agent_that_comes_back_to_no_config_serves_no_new_pod_and_leaves_the_others(node: &TestNode) {
+    comes_back(node, |node, config| {
+        node.delete(config);
+        let gone = || node.condition("ConfigAccepted").to_string();
+        eventually("it is gone", || gone().contains("was deleted"), gone);
+        node.kill();
+        node.start();
+        let said = || node.call(Call::Status).err().map(|error| error.to_string()).unwrap_or_default();
+        eventually("it is said", || said().contains("there is no NodeConfig named n1"), said);
+        assert_eq!(node.add("c1", &Netns::new()).unwrap_err().code(), code::TRY_AGAIN);
+    });
+}
+
+/// Only of an API server is the last good NodeConfig kept.
+fn an_agent_that_comes_back_to_a_refused_config_leaves_its_pods(node: &TestNode) {
+    comes_back(node, |node, config| {
+        let mut bad = config.clone();
+        bad["spec"]["bgp"]["asn"] = json!(0);
+        node.put(&bad);
+        let refused = || node.condition("ConfigAccepted")["status"] == false;
+        eventually("it is refused", refused, || node.log());
+        node.kill();
+        node.start();
+        if matches!(node.cluster, Cluster::ApiServer { .. }) {
+            node.wait_ready();
+            let new = Netns::new();
+            node.assert_reached(addresses(&node.add("c1", &new).unwrap()));
+            node.del("c1").unwrap();
+            assert!(refused(), "{}", node.log());
+        } else {
+            let said = || node.call(Call::Status).err().map(|error| error.to_string()).unwrap_or_default();
+            eventually("it is said", || said().contains("the NodeConfig is refused"), said);
+            assert_eq!(node.add("c1", &Netns::new()).unwrap_err().code(), code::TRY_AGAIN);
+        }
+    });
+}
+
+/// A pod that is announced stays so, whatever becomes of the configuration.
+fn comes_back(node: &TestNode, restart: fn(&TestNode, &Value)) {
     node.serve();
     let object = pod("web", &[("anycast", "2001:db8:a::1")]);
     let netns = Netns::new();
@@ -86,26 +126,11 @@ fn an_agent_that_comes_back_to_no_good_config_serves_no_new_pod_and_leaves_the_o
     let added = node.add_pod(&object, &netns).unwrap();
     let announced = ["2001:db8:a::1", "2001:db8:f001::/64", "198.51.100.0/24"];
     node.wait_routes("117", &announced);
-    let mut bad = node_config();
-    bad["spec"]["bgp"]["asn"] = json!(0);
-    let said = || node.call(Call::Status).err().map(|error| error.to_string()).unwrap_or_default();
-    for reason in ["the NodeConfig is refused", "there is no NodeConfig named n1"] {
-        node.put(&bad);
-        eventually("it is refused", || node.condition("ConfigAccepted")["status"] == false, || node.log());
-        if reason.starts_with("there is") {
-            node.delete(&bad);
-            let gone = || node.condition("ConfigAccepted").to_string();
-            eventually("it is gone", || gone().contains("was deleted"), gone);
-        }
-        node.kill();
-        node.start();
-        eventually("it is said", || said().contains(reason), said);
-        assert_eq!(node.add("c1", &Netns::new()).unwrap_err().code(), code::TRY_AGAIN);
-        node.assert_reached(addresses(&added));
-        node.wait_routes("117", &announced);
-        node.put(&node_config());
-        node.wait_ready();
-    }
+    restart(node, &node_config());
+    node.assert_reached(addresses(&added));
+    node.wait_routes("117", &announced);
+    node.put(&node_config());
+    node.wait_ready();
     node.del_pod(&object);
     node.assert_empty();
 }
