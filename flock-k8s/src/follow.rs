@@ -23,9 +23,6 @@ use crate::informer::{Shared, Timing};
 use crate::object::{Kind, Stripped};
 use crate::pause::Pause;
 
-/// Objects of one page of a list: what is read at once is held at once.
-const PAGE: u32 = 50;
-
 /// Beyond the time it was asked for, a watch gets this much to say that it is over.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -142,7 +139,7 @@ impl Follower {
         Stripped<K>: Resource<DynamicType = ()>,
     {
         self.shared.prepare(|index| place(index).begin());
-        let mut params = ListParams::default().limit(PAGE);
+        let mut params = ListParams::default().limit(K::PAGE);
         params.field_selector = fields.map(str::to_owned);
         loop {
             // A page that keeps trickling would never be given up for its silence.

@@ -31,6 +31,8 @@ pub(crate) trait Kind: Debug + Clone + Send + Sync + 'static {
     const VERSION: &'static str;
     const KIND: &'static str;
     const PLURAL: &'static str;
+    /// Objects of one page of a list: what is read at once is held at once.
+    const PAGE: u32 = 50;
 
     /// What is kept of an object, or why it cannot be understood.
     fn view(object: Value) -> Result<Self::View, String>;
@@ -110,6 +112,9 @@ impl Kind for Pods {
     const VERSION: &'static str = "v1";
     const KIND: &'static str = "Pod";
     const PLURAL: &'static str = "pods";
+    /// More than nodes have: the API server knows by heart which pods a node has, but until Kubernetes 1.34 it reads all
+    /// pods of the cluster for a second page.
+    const PAGE: u32 = 250;
 
     fn view(object: Value) -> Result<PodView, String> {
         api_pod_view(decode::<Pod>("", object)?).map_err(|error| error.to_string())

@@ -48,8 +48,9 @@ async fn each_kind_is_listed_and_watched_with_its_selector() {
         assert_eq!(selectors, [None, Some("metadata.name=node-a".to_owned())]);
         let bookmarked = |request: &Request| request.query.contains_key("allowWatchBookmarks");
         assert!(pods.iter().chain(&configs).all(|request| bookmarked(request) == watches));
-        let limited = |request: &Request| request.query.get("limit").is_some_and(|it| it == "50");
-        assert!(pods.iter().chain(&configs).all(|request| limited(request) != watches));
+        let limit = |request: &Request| request.query.get("limit").cloned();
+        assert_eq!(limit(&pods[0]), (!watches).then(|| "250".to_owned()));
+        assert!(configs.iter().all(|it| limit(it) == (!watches).then(|| "50".to_owned())));
     }
     assert!(cluster.api.requests().iter().all(|request| !request.path.contains("namespaces")));
 }
@@ -57,7 +58,7 @@ async fn each_kind_is_listed_and_watched_with_its_selector() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_list_comes_in_pages_and_other_nodes_are_not_asked_for() {
     let api = FakeApiServer::start();
-    for index in 0..110 {
+    for index in 0..550 {
         api.put(pod(&format!("web-{index:03}")));
         let mut elsewhere = pod(&format!("far-{index:03}"));
         elsewhere["spec"]["nodeName"] = json!("node-b");
@@ -65,7 +66,7 @@ async fn a_long_list_comes_in_pages_and_other_nodes_are_not_asked_for() {
     }
     let cluster = Cluster::around(api, None, TIMING).await;
     cluster.ready().await;
-    assert_eq!(cluster.view().pods.len(), 110);
+    assert_eq!(cluster.view().pods.len(), 550);
     assert_eq!(asked(&cluster.api, "/pods", false).len(), 3);
 }
 

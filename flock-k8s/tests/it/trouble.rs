@@ -20,7 +20,7 @@ fn asked(api: &FakeApiServer, verb: &str) -> usize {
 }
 
 fn many(api: &FakeApiServer) {
-    (0..110).for_each(|index| api.put(pod(&format!("web-{index:03}"))));
+    (0..550).for_each(|index| api.put(pod(&format!("web-{index:03}"))));
 }
 
 /// A cluster with a first list and a first watch; then its next watch of pods is answered like this.
@@ -52,7 +52,7 @@ async fn a_list_torn_in_the_middle_of_a_page_begins_again() {
     api.plan("list", "/pods", Answer::Torn);
     let cluster = Cluster::around(api, None, TIMING).await;
     cluster.ready().await;
-    assert_eq!(cluster.view().pods.len(), 110);
+    assert_eq!(cluster.view().pods.len(), 550);
     assert_eq!(lists(&cluster.api), 2 + 3);
 }
 
@@ -69,8 +69,8 @@ async fn a_continue_token_that_expires_begins_the_list_again_and_half_of_it_neve
     cluster.api.plan("list", "/pods", Answer::Late(Duration::ZERO));
     cluster.api.plan("list", "/pods", Answer::Status(410));
     cluster.api.set_mood(Mood::Well);
-    let after = cluster.until(|view| view.pods.len() != 110).await;
-    assert_eq!(after.pods.len(), 109);
+    let after = cluster.until(|view| view.pods.len() != 550).await;
+    assert_eq!(after.pods.len(), 549);
     assert_eq!(after.revision.0, before.revision.0 + 1, "in one step");
 }
 
