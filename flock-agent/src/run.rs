@@ -66,8 +66,9 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long requests may wait in the socket's queue while the first lists of the cluster come in.
-const FIRST_LISTS: Duration = Duration::from_secs(1);
+/// How long requests may wait in the socket's queue while the first lists of the cluster come in: longer than the source
+/// waits for them, and shorter than STATUS waits for an answer.
+const FIRST_LISTS: Duration = Duration::from_millis(1500);
 
 /// Waits for the first lists, for a moment: an agent that takes the place of another one should not begin with "not
 /// ready", which would take the pods of the node out of service.

@@ -105,7 +105,7 @@ pub(crate) struct Index {
     last_good: Option<Arc<NodeConfigSpec>>,
     /// The API server does not answer.
     away: bool,
-    /// It did not answer while there was a NodeConfig: the node serves, and goes on when some lists are in.
+    /// It did not answer, or not in time, while there was a NodeConfig: the node serves, and goes on when some lists are in.
     alone: bool,
     /// The claims in force ask for labels of namespaces.
     by_label: bool,
@@ -142,11 +142,17 @@ impl Index {
         self.away = away;
     }
 
+    /// Waits no longer for the first lists, if there is a NodeConfig to go on with.
+    pub(crate) fn go_on_alone(&mut self) {
+        self.alone |= self.config().is_some();
+    }
+
     /// Draws the conclusions of a change; to be called after each.
     pub(crate) fn settle(&mut self) {
-        let config = self.config();
-        self.alone |= self.away && config.is_some();
-        let good = config.and_then(|config| config.spec.ok());
+        if self.away {
+            self.go_on_alone();
+        }
+        let good = self.config().and_then(|config| config.spec.ok());
         // While the one that is written is refused, or gone, the last good one stays in force, and its claims too.
         if let Some(spec) = good.filter(|spec| NodeConfig::validate(spec).is_ok()) {
             self.by_label = selects_by_label(&spec);
@@ -341,6 +347,17 @@ mod tests {
         known.own.end();
         known.settle();
         assert_eq!(known.readiness(), Readiness::Ready, "what serves goes on");
+    }
+
+    #[test]
+    fn a_node_goes_on_alone_only_with_a_config() {
+        let mut fresh = index(None);
+        fresh.go_on_alone();
+        assert!(matches!(fresh.readiness(), Readiness::Starting(_)));
+        let mut known = index(Some(config(65101)));
+        known.go_on_alone();
+        assert_eq!(known.readiness(), Readiness::Ready);
+        assert!(known.view().pods_pending);
     }
 
     #[test]

@@ -30,6 +30,8 @@ use crate::published::Published;
 /// How patient the source is.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
+    /// How long the first lists may take before a node that knows its NodeConfig serves without them.
+    pub first: Duration,
     /// A watch is asked for anew after this, or somewhat sooner; one that is silent for 5 s more is given up.
     pub watch: Duration,
     /// Longest read of one page of a list.
@@ -52,6 +54,7 @@ impl Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
+            first: Duration::from_secs(1),
             watch: Duration::from_mins(1),
             page: Duration::from_secs(30),
             read: Duration::from_secs(10),
@@ -125,6 +128,7 @@ impl KubePodSource {
         watches.spawn(follower.clone().follow::<Pods>(pods, |index| &mut index.pods));
         watches.spawn(follower.clone().follow::<Others>(None, |index| &mut index.others));
         watches.spawn(namespaces(follower));
+        watches.spawn(first_lists(Arc::clone(&shared), timing.first));
         Self { shared, client, timing, _watches: watches }
     }
 
@@ -158,6 +162,13 @@ impl PodSource for KubePodSource {
             Ok(Ok(Some(pod))) => pod.view.map(Arc::new).map(Some).map_err(unavailable),
         }
     }
+}
+
+/// An API server that takes its time is as good as none to a node that was restarted: not ready for half a minute,
+/// it would have its pods taken out of service.
+async fn first_lists(shared: Arc<Shared>, longest: Duration) {
+    tokio::time::sleep(longest).await;
+    shared.change(Index::go_on_alone);
 }
 
 /// Watches namespaces while they are wanted. Whoever watches forgets: were they forgotten where they are found to be

@@ -89,6 +89,7 @@ fn retire(
 }
 
 /// The first of two errors, which also says the other one.
+#[allow(clippy::needless_pass_by_value)]
 fn both(first: NetlinkError, second: NetlinkError) -> NetlinkError {
     match first {
         NetlinkError::Kernel { step, source } => {

@@ -15,6 +15,7 @@ use crate::bench::{has_pods, manifest_of, node, soon, until};
 
 /// Short, so that what takes a while in a cluster does not here.
 pub(crate) const TIMING: Timing = Timing {
+    first: Duration::from_mins(5),
     watch: Duration::from_mins(5),
     page: Duration::from_secs(20),
     read: Duration::from_secs(20),

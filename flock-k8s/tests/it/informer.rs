@@ -279,16 +279,21 @@ async fn pools_of_other_nodes_are_known() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remembered_config_is_in_force_until_the_api_server_has_spoken() {
     let spec_of = |asn| serde_json::from_value::<NodeConfigSpec>(spec(asn)).unwrap();
-    let remembered = NodeConfigView { generation: 1, spec: Ok(spec_of(65101)) };
-    let api = FakeApiServer::start();
-    api.put(node_config("node-a", &spec(65102)));
-    api.set_mood(Mood::Away);
-    let cluster = Cluster::around(api, Some(remembered), TIMING).await;
-    // Nobody answers: the node serves what it can.
-    cluster.ready().await;
-    assert_eq!(asn(cluster.view().node_config.as_ref()), Some(65101));
-    cluster.api.set_mood(Mood::Well);
-    cluster.until(|view| asn(view.node_config.as_ref()) == Some(65102)).await;
+    let slow = Timing { first: Duration::from_millis(20), ..TIMING };
+    for (mood, timing) in [(Mood::Away, TIMING), (Mood::Silent, slow)] {
+        let remembered = NodeConfigView { generation: 1, spec: Ok(spec_of(65101)) };
+        let api = FakeApiServer::start();
+        api.put(node_config("node-a", &spec(65102)));
+        api.set_mood(mood);
+        let cluster = Cluster::around(api, Some(remembered), timing).await;
+        // Nobody answers: the node serves what it can.
+        cluster.ready().await;
+        assert_eq!(asn(cluster.view().node_config.as_ref()), Some(65101));
+        assert!(cluster.view().pods_pending);
+        cluster.api.set_mood(Mood::Well);
+        cluster.api.cut();
+        cluster.until(|view| asn(view.node_config.as_ref()) == Some(65102)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
