@@ -5,9 +5,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::LogFormat;
 
+/// Without `RUST_LOG`. What becomes of a request is logged where it is handled, not by the client each time it is tried.
+const USUAL: &str = "info,kube_client::client::builder=off";
+
 /// Starts the log; `RUST_LOG` sets its level, `info` otherwise.
 pub(crate) fn init(format: LogFormat) -> anyhow::Result<()> {
-    let wanted = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    let wanted = std::env::var("RUST_LOG").unwrap_or_else(|_| USUAL.to_owned());
     let filter =
         EnvFilter::try_new(&wanted).with_context(|| format!("RUST_LOG {wanted:?} is no log level"))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -51,3 +51,21 @@ fn an_agent_that_starts_again_without_an_api_server_withdraws_nothing() {
     node.cluster.api().set_mood(Mood::Well);
     eventually("the API server counts again", || announced(&node).is_empty(), || node.log());
 }
+
+#[test]
+fn an_api_server_that_keeps_failing_is_logged_once_for_each_kind_of_objects() {
+    if !netns_available() {
+        return;
+    }
+    let node = TestNode::of(Source::ApiServer);
+    node.serve();
+    let api = node.cluster.api();
+    api.set_mood(Mood::Failing(503));
+    let tried = api.requests().len();
+    eventually("it is tried again and again", || api.requests().len() > tried + 8, || node.log());
+    let log = node.log();
+    let warned =
+        |kind: &str| log.lines().filter(|it| it.contains("interrupted") && it.contains(kind)).count();
+    assert_eq!((warned("Pod"), warned("NodeConfig")), (1, 2), "{log}");
+    assert!(!log.contains("ERROR"), "{log}");
+}
