@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ pub enum Withheld {
     Unheard,
     /// The pod's condition `Ready` is not true.
     NotReady,
+    /// The pod's status is about a sandbox it had before: after a reboot, or when its sandbox has died.
+    Outdated,
     /// The pod is being deleted.
     Terminating,
     /// The pod has no address of its own of the anycast address's family to send packets to.
@@ -57,6 +60,7 @@ impl fmt::Display for Withheld {
             Self::Unknown => f.write_str("the pod is not known"),
             Self::Unheard => f.write_str("the pods of this node are not known yet"),
             Self::NotReady => f.write_str("the pod is not Ready"),
+            Self::Outdated => f.write_str("the status of the pod is about its sandbox before this one"),
             Self::Terminating => f.write_str("the pod is terminating"),
             Self::NoUnicast { family } => write!(f, "the pod has no {family} address of its own"),
         }
@@ -64,7 +68,7 @@ impl fmt::Display for Withheld {
 }
 
 /// The allocation is committed, and the pod behind it exists, is the same one (UIDs decide), Ready and not
-/// terminating. Where the runtime named no pod there is nobody to ask, and the attachment itself is the life
+/// terminating, and its status is about this sandbox. Where the runtime named no pod there is nobody to ask, and the attachment itself is the life
 /// of the address. Before the cluster has spoken of the node's pods, those stay eligible that were.
 pub fn eligibility(allocation: &Allocation, Evidence { view, served }: Evidence<'_>) -> Result<(), Withheld> {
     if allocation.phase != Phase::Committed {
@@ -80,6 +84,7 @@ pub fn eligibility(allocation: &Allocation, Evidence { view, served }: Evidence<
         None => Err(Withheld::Unknown),
         Some(pod) if pod.terminating => Err(Withheld::Terminating),
         Some(pod) if !pod.ready => Err(Withheld::NotReady),
+        Some(pod) if is_outdated(&pod.reported, allocation) => Err(Withheld::Outdated),
         Some(_) => Ok(()),
     }
 }
@@ -92,6 +97,12 @@ fn pod_of<'a>(allocation: &Allocation, view: &'a ClusterView) -> Option<&'a Arc<
         Some(key) => view.own_pod(key).filter(|pod| pod.is(uid)),
         None => view.pods.values().find(|pod| pod.uid.as_ref() == uid && view.is_own(pod)),
     }
+}
+
+/// Whether these addresses are those of another sandbox. A pod stays `Ready` until the kubelet says otherwise, which it
+/// does when the next sandbox has its network already.
+fn is_outdated(reported: &[IpAddr], allocation: &Allocation) -> bool {
+    !reported.is_empty() && !allocation.held().any(|held| reported.contains(&held))
 }
 
 /// Whom these routes, left by an earlier run, announce an address for. Routes outlive the agent, so that nothing has

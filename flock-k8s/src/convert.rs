@@ -60,6 +60,7 @@ pub fn pod_view(pod: Pod) -> Result<PodView, ConvertError> {
         host_network: spec.host_network.unwrap_or(false),
         image: spec.containers.into_iter().next().and_then(|container| container.image),
         pod_ips: pod_ips(status)?,
+        reported: Vec::new(),
     })
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn api_pod_view(pod: Pod) -> Result<PodView, ConvertError> {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
     let told = conditions.is_some_and(|conditions| !conditions.is_empty());
     let view = pod_view(pod)?;
-    Ok(PodView { ready: view.ready && told, ..view })
+    Ok(PodView { ready: view.ready && told, reported: view.pod_ips.clone(), ..view })
 }
 
 fn refused(field: &'static str) -> impl Fn(IdError) -> ConvertError {
@@ -151,6 +152,7 @@ mod tests {
             host_network: true,
             image: Some("img:1".to_owned()),
             pod_ips: vec!["2001:db8::7".parse().unwrap(), "192.0.2.7".parse().unwrap()],
+            reported: Vec::new(),
         };
         assert_eq!(view, expected);
     }
@@ -211,6 +213,14 @@ mod tests {
         let ips = |status: Value| view_of(json!({ "status": status })).pod_ips;
         assert_eq!(ips(json!({"podIP": "192.0.2.8"})), ["192.0.2.8".parse::<IpAddr>().unwrap()]);
         assert!(ips(json!({"podIP": "", "podIPs": []})).is_empty());
+    }
+
+    #[test]
+    fn only_the_api_server_knows_which_sandbox_a_status_is_about() {
+        let pod = json!({"metadata": {"name": "web"}, "status": {"podIPs": [{"ip": "2001:db8::7"}]}});
+        assert!(convert(pod.clone()).unwrap().reported.is_empty());
+        let view = api_pod_view(serde_json::from_value(pod).unwrap()).unwrap();
+        assert_eq!(view.reported, ["2001:db8::7".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]

@@ -170,6 +170,33 @@ fn a_pod_of_the_cluster_finds_its_api_server_by_ipv6_and_trusts_the_authority_of
 }
 
 #[test]
+fn a_pod_whose_sandbox_is_a_new_one_is_announced_when_the_kubelet_speaks_of_that_one() {
+    const ANYCAST: &str = "2001:db8:a::53";
+    if !netns_available() {
+        return;
+    }
+    let node = serving();
+    let reporting = |addresses: &[&str]| {
+        let mut dns = pod("dns", &[("anycast", ANYCAST)]);
+        let named: Vec<_> = addresses.iter().map(|address| json!({ "ip": address })).collect();
+        dns["status"]["podIPs"] = json!(named);
+        dns
+    };
+    // Ready, as before the node was started again.
+    let dns = reporting(&["2001:db8:f001::1", "198.51.100.200"]);
+    node.put(&dns);
+    let netns = Netns::new();
+    let own = addresses(&node.add_pod(&dns, &netns).unwrap());
+    node.wait_withheld(
+        &format!("{ANYCAST}/128"),
+        "the status of the pod is about its sandbox before this one",
+    );
+    let own: Vec<_> = own.iter().map(ToString::to_string).collect();
+    node.put(&reporting(&own.iter().map(String::as_str).collect::<Vec<_>>()));
+    node.wait_protocol(ANYCAST, Some("117"));
+}
+
+#[test]
 fn a_refused_pod_does_not_wait_for_the_api_server_to_hear_of_it() {
     if !netns_available() {
         return;

@@ -126,6 +126,9 @@ pub struct PodView {
     pub image: Option<String>,
     /// `status.podIPs`: how a pod of another node is reached. Never a source of truth for a local one.
     pub pod_ips: Vec<IpAddr>,
+    /// Addresses of the sandbox that the kubelet speaks of when it says `ready`; empty where it names none, and in a
+    /// manifest, whose status nobody keeps.
+    pub reported: Vec<IpAddr>,
 }
 
 impl PodView {

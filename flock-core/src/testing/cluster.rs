@@ -27,6 +27,7 @@ pub fn pod_view(key: &str) -> PodView {
         host_network: false,
         image: None,
         pod_ips: Vec::new(),
+        reported: Vec::new(),
     }
 }
 

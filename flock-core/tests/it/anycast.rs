@@ -124,6 +124,30 @@ async fn a_pod_gets_no_packets_before_it_is_ready_the_first_time() {
 }
 
 #[tokio::test]
+async fn a_status_that_is_about_an_earlier_sandbox_of_the_pod_does_not_count() {
+    let world = World::new();
+    let node = world.start().await;
+    let reports = |addresses: Vec<IpAddr>| {
+        world.pods.edit_pod(&key("ns/a"), |pod| pod.reported.clone_from(&addresses));
+    };
+    world.pods.set_pod(pod_view("ns/a"));
+    reports(vec!["2001:db8:f001::1".parse().unwrap(), "192.0.2.200".parse().unwrap()]);
+    add(&node, "a", &asking("ns/a", SIX)).await.unwrap();
+    sync(&node).await;
+    assert_eq!(world.group(SIX), None);
+    let own: Vec<IpAddr> = node.report(NOW).await.allocations[0].addresses.clone();
+    // A kubelet of one family names one of them; one that names none has not spoken of a sandbox.
+    for told in [own.clone(), vec![own[1]], Vec::new()] {
+        reports(told);
+        sync(&node).await;
+        assert_eq!(world.group(SIX), Some((Announce, members([("a", Full)]))));
+    }
+    reports(vec!["2001:db8:f001::1".parse().unwrap()]);
+    sync(&node).await;
+    assert_eq!(world.group(SIX), Some((Quiet, members([("a", Full)]))));
+}
+
+#[tokio::test]
 async fn the_last_eligible_pod_leaving_is_one_change_of_protocol_and_keeps_the_route_until_del() {
     let world = World::new();
     let node = world.start().await;
