@@ -277,7 +277,9 @@ async fn handle_add(node: &Node, add: cni::Add, netns: Option<&OwnedFd>, answer:
                 .await;
             // It may have passed the point of no return just before it was told.
             let taken_back = match work.await {
-                Ok(_) => node.detach(&guard, clock::now()).await.map_err(|error| error.to_string()),
+                Ok(_) => {
+                    node.detach(&guard, clock::now()).await.map(|_| ()).map_err(|error| error.to_string())
+                }
                 Err(error) => {
                     tracing::info!(pod, %container_id, op = "add", %error, "given up");
                     Ok(())
@@ -295,8 +297,12 @@ async fn del(node: &Node, attachment: &cni::Attachment) -> Result<(), Failure> {
     let guard = node.lock(wire::attachment(attachment)?).await;
     let container_id = guard.attachment().container();
     match node.detach(&guard, clock::now()).await {
-        Ok(()) => {
+        Ok(true) => {
             tracing::info!(%container_id, op = "del", "detached");
+            Ok(())
+        }
+        Ok(false) => {
+            tracing::debug!(%container_id, op = "del", "nothing to detach");
             Ok(())
         }
         Err(error) => {

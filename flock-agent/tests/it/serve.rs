@@ -30,6 +30,7 @@ fn an_added_pod_is_reached_from_its_node_and_a_deleted_one_leaves_nothing() {
     node.del("c1").unwrap();
     node.assert_empty();
     node.del("c1").unwrap();
+    assert_eq!(node.log().matches("detached").count(), 1, "{}", node.log());
     assert_eq!(node.check("c1", &pod, addresses(&added)).unwrap_err().code(), code::UNKNOWN_CONTAINER);
 }
 

@@ -22,7 +22,7 @@ impl Node {
         for attachment in found.difference(keep) {
             let guard = self.lock(attachment.clone()).await;
             match self.detach(&guard, now).await {
-                Ok(()) => removed.push(attachment.clone()),
+                Ok(_) => removed.push(attachment.clone()),
                 Err(error) => failed.push((attachment.clone(), error)),
             }
         }

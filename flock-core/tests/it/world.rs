@@ -124,7 +124,7 @@ pub(crate) async fn add(
 
 pub(crate) async fn del(node: &Node, container: &str) -> Result<(), DetachError> {
     let guard = node.lock(id(container)).await;
-    node.detach(&guard, NOW).await
+    node.detach(&guard, NOW).await.map(|_| ())
 }
 
 pub(crate) async fn check(node: &Node, container: &str, expected: Vec<IpAddr>) -> Result<(), CheckError> {
