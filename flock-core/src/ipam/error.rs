@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Allocation;
+use crate::annotation::PREFIX;
 use crate::family::Family;
 use crate::ids::{AttachmentId, PodKey};
 use crate::iid::IidError;
@@ -39,7 +40,10 @@ pub enum IpamError {
         family: Family,
     },
     /// None of the prefixes asked for touches a pool of the node.
-    #[error("none of the {family} prefixes {} lies in a pool of this node: {}", list(.wanted), list(.pools))]
+    #[error(
+        "annotation {}: none of the prefixes {} lies in a pool of this node: {}",
+        annotation(*.family), list(.wanted), list(.pools)
+    )]
     NoMatch {
         /// The family.
         family: Family,
@@ -156,6 +160,15 @@ impl fmt::Display for Holder {
             None => write!(f, "attachment {}", self.attachment),
         }
     }
+}
+
+/// The annotation that restricts a family to prefixes.
+fn annotation(family: Family) -> String {
+    let key = match family {
+        Family::V6 => "cidr6",
+        Family::V4 => "cidr4",
+    };
+    format!("{PREFIX}/{key}")
 }
 
 /// Prefixes for a message: of many, as many as a person reads.

@@ -279,7 +279,7 @@ fn refusals_say_what_is_wrong_and_when_to_try_again() {
         ),
         (
             v4("203.0.113.0/24"),
-            "none of the IPv4 prefixes 203.0.113.0/24 lies in a pool of this node: 192.0.2.0/24, 198.51.100.0/30",
+            "annotation flock.fritzlab.net/cidr4: none of the prefixes 203.0.113.0/24 lies in a pool of this node: 192.0.2.0/24, 198.51.100.0/30",
         ),
         (request("new", Want::No, Want::No), "attachment new/eth0 has no address family"),
     ];

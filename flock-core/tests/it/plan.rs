@@ -173,7 +173,7 @@ fn pods_of_a_node_share_its_addresses_in_the_order_written() {
             "a pod that is refused holds nothing",
             vec![pod("a", &[("cidr6", "2001:db8:f002::/64")]), pod("b", &[("cidr4", "192.0.2.2/32")])],
             &[
-                "none of the IPv6 prefixes 2001:db8:f002::/64 lies in a pool of this node: 2001:db8:f001::/64",
+                "annotation flock.fritzlab.net/cidr6: none of the prefixes 2001:db8:f002::/64 lies in a pool of this node: 2001:db8:f001::/64",
                 "",
             ],
         ),

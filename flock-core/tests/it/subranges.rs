@@ -138,7 +138,7 @@ fn a_prefix_and_a_pool_give_the_smaller_of_the_two_and_the_first_match_wins() {
     for (pools, wanted, outcome) in MATRIX {
         for ipv6 in [true, false] {
             let net = |text: &str| if ipv6 { IpNet::V6(six(text)) } else { IpNet::V4(four(text)) };
-            let family = if ipv6 { "IPv6" } else { "IPv4" };
+            let (family, key) = if ipv6 { ("IPv6", "cidr6") } else { ("IPv4", "cidr4") };
             let mut ipam = node(ipv6, pools);
             let Some((pool, range)) = outcome else {
                 let refused = ipam.allocate(&ask("p", ipv6, wanted), START, 0).unwrap_err();
@@ -147,7 +147,7 @@ fn a_prefix_and_a_pool_give_the_smaller_of_the_two_and_the_first_match_wins() {
                     (refused.to_string(), refused.retry()),
                     (
                         format!(
-                            "none of the {family} prefixes {wanted} lies in a pool of this node: {pools}"
+                            "annotation flock.fritzlab.net/{key}: none of the prefixes {wanted} lies in a pool of this node: {pools}"
                         ),
                         Retry::Never
                     )
@@ -245,12 +245,12 @@ fn one_family_outside_the_pools_leaves_the_other_untouched() {
         (
             within(&["2001:db8::/64"]),
             within(&["198.51.100.0/24"]),
-            "none of the IPv4 prefixes 198.51.100.0/24 lies in a pool of this node: 192.0.2.0/24",
+            "annotation flock.fritzlab.net/cidr4: none of the prefixes 198.51.100.0/24 lies in a pool of this node: 192.0.2.0/24",
         ),
         (
             within(&["2001:db8:1::/64"]),
             within(&["192.0.2.77/32"]),
-            "none of the IPv6 prefixes 2001:db8:1::/64 lies in a pool of this node: 2001:db8::/64",
+            "annotation flock.fritzlab.net/cidr6: none of the prefixes 2001:db8:1::/64 lies in a pool of this node: 2001:db8::/64",
         ),
     ];
     for (v6, v4, words) in table {
