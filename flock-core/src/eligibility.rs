@@ -68,8 +68,9 @@ impl fmt::Display for Withheld {
 }
 
 /// The allocation is committed, and the pod behind it exists, is the same one (UIDs decide), Ready and not
-/// terminating, and its status is about this sandbox. Where the runtime named no pod there is nobody to ask, and the attachment itself is the life
-/// of the address. Before the cluster has spoken of the node's pods, those stay eligible that were.
+/// terminating, and its status is about this sandbox. Where the runtime named no pod there is nobody to ask, and
+/// the attachment itself is the life of the address. Before the cluster has spoken of the node's pods, those stay
+/// eligible that were.
 pub fn eligibility(allocation: &Allocation, Evidence { view, served }: Evidence<'_>) -> Result<(), Withheld> {
     if allocation.phase != Phase::Committed {
         return Err(Withheld::Pending);
@@ -99,10 +100,15 @@ fn pod_of<'a>(allocation: &Allocation, view: &'a ClusterView) -> Option<&'a Arc<
     }
 }
 
+/// The interface whose addresses the kubelet reports: runtimes call the first one of each pod so.
+const REPORTED: &str = "eth0";
+
 /// Whether these addresses are those of another sandbox. A pod stays `Ready` until the kubelet says otherwise, which it
 /// does when the next sandbox has its network already.
 fn is_outdated(reported: &[IpAddr], allocation: &Allocation) -> bool {
-    !reported.is_empty() && !allocation.held().any(|held| reported.contains(&held))
+    allocation.attachment.ifname().as_str() == REPORTED
+        && !reported.is_empty()
+        && !allocation.held().any(|held| reported.contains(&held))
 }
 
 /// Whom these routes, left by an earlier run, announce an address for. Routes outlive the agent, so that nothing has

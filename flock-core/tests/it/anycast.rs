@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flock_core::app::{AttachRequest, Node, RoutesSynced, Standpoint};
-use flock_core::ids::{PodKey, PodUid};
+use flock_core::ids::{AttachmentId, PodKey, PodUid};
 use flock_core::ipam::{Addresses, Allocation, Phase};
 use flock_core::ports::{NetnsPath, PodSource, StateStore};
 use flock_core::route::{Member, NextHop, ObservedRoute, RouteDiff, RouteProtocol, Weight};
@@ -145,6 +145,12 @@ async fn a_status_that_is_about_an_earlier_sandbox_of_the_pod_does_not_count() {
     reports(vec!["2001:db8:f001::1".parse().unwrap()]);
     sync(&node).await;
     assert_eq!(world.group(SIX), Some((Quiet, members([("a", Full)]))));
+    del(&node, "a").await.unwrap();
+    // The kubelet reports addresses of the first interface, and of that alone.
+    let guard = node.lock(AttachmentId::parse("a/net1").unwrap()).await;
+    node.attach(&guard, &asking("ns/a", SIX), &|| NOW, 7, &|| false).await.unwrap();
+    sync(&node).await;
+    assert_eq!(world.route(SIX).unwrap().protocol, Announce);
 }
 
 #[tokio::test]
