@@ -57,6 +57,9 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         loops.add(&stop, say);
     }
     tracing::info!(node = %node.name(), socket = %args.socket.display(), "serving");
+    if let Err(reason) = node.readiness() {
+        tracing::warn!(reason, "no pod can be attached yet");
+    }
     tokio::select! {
         () = server.serve(node, stop) => {}
         error = loops.broken() => return Err(error).context("a reconciler broke; routes, links and addresses stay"),
