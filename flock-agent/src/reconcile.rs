@@ -2,6 +2,7 @@
 //! "look again", and a slow tick looks anyway. Routes, links, BIRD and the status have a loop each, so that neither
 //! a BIRD that does not answer nor a link that takes its time delays a route, nor an API server a peer.
 
+use std::fmt::Display;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +83,7 @@ async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) 
 /// Follows the pod source and local changes: configuration, then routes.
 async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender<u64>, health: Arc<Health>) {
     let mut local = node.changes();
-    let mut backoff = Backoff::default();
+    let (mut backoff, mut failure) = (Backoff::default(), Failure::default());
     // Apart from the wakes: however much changes, the node is looked at in time.
     let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -95,17 +96,16 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
         }
         let outcome = node.sync_routes().await;
         health.saw(Part::Routes, outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
+        if let Some(error) = failure.news(&outcome) {
+            tracing::error!(op = "sync_routes", error, "routes may be wrong; trying again");
+        }
         let retry = match outcome {
             Ok(outcome) => {
                 log_routes(&outcome, woken.elapsed());
                 backoff.reset();
                 None
             }
-            Err(error) => {
-                let wait = backoff.next();
-                tracing::error!(op = "sync_routes", %error, retry_ms = wait.as_millis(), "routes may be wrong");
-                Some(wait)
-            }
+            Err(_) => Some(backoff.next()),
         };
         tokio::select! {
             _ = pods.changed(seen) => {}
@@ -117,10 +117,11 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
     }
 }
 
-/// Keeps the links of pods whole, and removes what is left of pods that are gone.
+/// Keeps the links of pods whole, removes what is left of pods that are gone, and writes down what could not be.
 async fn links(node: Arc<Node>, health: Arc<Health>) {
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut unwritten = Failure::default();
     loop {
         resync.tick().await;
         let outcome = node.sync_links(GRACE, &clock::now).await;
@@ -128,6 +129,9 @@ async fn links(node: Arc<Node>, health: Arc<Health>) {
         match outcome {
             Ok(synced) => synced.mended.iter().for_each(|notice| tracing::warn!("{notice}")),
             Err(error) => tracing::error!(op = "sync_links", %error, "links may be broken, and leaks stay"),
+        }
+        if let Some(error) = unwritten.news(&node.catch_up().await) {
+            tracing::error!(op = "catch_up", error, "pods that went are still in the state file");
         }
     }
 }
@@ -139,30 +143,25 @@ async fn routing(
     passed: watch::Sender<u64>,
     health: Arc<Health>,
 ) {
-    let mut backoff = Backoff::default();
-    let mut reported = None;
+    let (mut backoff, mut failure) = (Backoff::default(), Failure::default());
     loop {
         config.mark_unchanged();
         let outcome = node.sync_routing().await;
         health.saw(Part::Routing, outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
+        if let Some(error) = failure.news(&outcome) {
+            tracing::warn!(op = "sync_routing", error, "BIRD does not run the configured peers yet");
+        }
         let wait = match outcome {
             Ok(applied) => {
                 if applied == Some(Applied::Reconfigured) {
                     tracing::info!("BIRD runs the configured peers");
                 }
-                reported = None;
                 backoff.reset();
                 RESYNC
             }
-            Err(error) => {
-                let text = error.to_string();
-                if reported.as_ref() != Some(&text) {
-                    tracing::warn!(op = "sync_routing", %error, "BIRD does not run the configured peers yet");
-                    reported = Some(text);
-                }
-                // What is refused is refused again; the resync still looks.
-                if error.retry() == Retry::Never { RESYNC } else { backoff.next() }
-            }
+            // What is refused is refused again; the resync still looks.
+            Err(error) if error.retry() == Retry::Never => RESYNC,
+            Err(_) => backoff.next(),
         };
         signal(&passed);
         tokio::select! {
@@ -174,14 +173,10 @@ async fn routing(
 
 /// Publishes the state of the node after each look at BIRD.
 async fn status(node: Arc<Node>, mut passes: watch::Receiver<u64>) {
-    let mut outdated = false;
+    let mut failure = Failure::default();
     while passes.changed().await.is_ok() {
-        match node.publish(clock::now()).await {
-            Ok(()) => outdated = false,
-            Err(error) if !std::mem::replace(&mut outdated, true) => {
-                tracing::warn!(op = "publish", %error, "the status is out of date");
-            }
-            Err(_) => {}
+        if let Some(error) = failure.news(&node.publish(clock::now()).await) {
+            tracing::warn!(op = "publish", error, "the status is out of date");
         }
     }
 }
@@ -238,6 +233,20 @@ fn log_routes(outcome: &RoutesSynced, took: Duration) {
     {
         let (written, removed, withdrawn) = (diff.replace.len(), diff.remove.len(), diff.withdrawn());
         tracing::info!(written, removed, withdrawn, took_us = took.as_micros(), "routes changed");
+    }
+}
+
+/// How the last pass failed, if it did.
+#[derive(Default)]
+struct Failure(Option<String>);
+
+impl Failure {
+    /// What is to be said: a failure that is not the one of the last pass again.
+    fn news<T>(&mut self, outcome: &Result<T, impl Display>) -> Option<&str> {
+        let failure = outcome.as_ref().err().map(ToString::to_string);
+        let again = failure == self.0;
+        self.0 = failure;
+        self.0.as_deref().filter(|_| !again)
     }
 }
 

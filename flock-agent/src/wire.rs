@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use flock_cni::error::code;
 use flock_cni::wire::{Add, Added, AddedIp, Attachment, Check, Failure, Gc, Pod};
-use flock_core::app::{AttachError, AttachRequest, Attached, CheckError, CheckRequest, DetachError, GcError};
+use flock_core::app::{AttachError, AttachRequest, Attached, CheckError, CheckRequest, GcError};
 use flock_core::ids::{AttachmentId, ContainerId, IdError, IfName, PodKey, PodUid};
 use flock_core::ports::{Mac, NetlinkError, NetnsPath, Retry};
 use flock_core::route::{GATEWAY4, GATEWAY6};
@@ -92,7 +92,7 @@ pub(crate) fn attach_failure(error: &AttachError) -> Failure {
     failure(code, chain(error))
 }
 
-pub(crate) fn detach_failure(error: &DetachError) -> Failure {
+pub(crate) fn detach_failure(error: &NetlinkError) -> Failure {
     let code = if error.retry() == Retry::Never { code::INTERNAL } else { code::TRY_AGAIN };
     failure(code, chain(error))
 }

@@ -36,7 +36,7 @@ pub use advertised::{Advertised, Standing, Standpoint};
 pub use attach::{AttachRequest, Attached};
 pub use check::CheckRequest;
 pub use drift::drift;
-pub use error::{AttachError, CheckError, DetachError, GcError, StartError};
+pub use error::{AttachError, CheckError, GcError, StartError};
 pub use explain::{AddressExplanation, Explanation, PodObject};
 pub use lock::AttachmentGuard;
 pub use reconcile::{Configured, RoutesSynced};

@@ -1,7 +1,7 @@
 use super::Node;
-use super::error::DetachError;
 use super::lock::AttachmentGuard;
 use crate::ids::AttachmentId;
+use crate::ports::{NetlinkError, StoreError};
 use crate::time::Timestamp;
 
 impl Node {
@@ -9,8 +9,9 @@ impl Node {
     /// fine: a runtime says DEL several times for most pods.
     ///
     /// When the kernel cannot let go, the addresses stay held: handing them to another pod would send it
-    /// somebody else's packets. The runtime repeats a failed DEL.
-    pub async fn detach(&self, guard: &AttachmentGuard, now: Timestamp) -> Result<bool, DetachError> {
+    /// somebody else's packets. The runtime repeats a failed DEL. That the release cannot be written is no failure: on a full
+    /// disk nothing would ever be freed if pods could not go, and a crash before it is written leaves a leak to sweep.
+    pub async fn detach(&self, guard: &AttachmentGuard, now: Timestamp) -> Result<bool, NetlinkError> {
         let _leaving = self.leaving(guard.attachment());
         self.ports.netlink.detach(guard.attachment()).await?;
         let released = self.state().ipam.release(guard.attachment(), now);
@@ -18,9 +19,15 @@ impl Node {
         if released.as_ref().is_some_and(|released| !released.anycast.is_empty()) {
             self.wake();
         }
-        // Also when this call released nothing: an earlier one may have failed to write.
-        self.persist().await?;
+        if let Err(error) = self.persist().await {
+            tracing::warn!(op = "del", label = error.label(), %error, "the release is written later");
+        }
         Ok(released.is_some())
+    }
+
+    /// Writes what a DEL could not. To be called every few seconds.
+    pub async fn catch_up(&self) -> Result<(), StoreError> {
+        self.persist().await
     }
 
     /// No pass over the routes that asks from now on wants any of this attachment. It holds its addresses until the

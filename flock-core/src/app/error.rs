@@ -78,35 +78,6 @@ impl AttachError {
     }
 }
 
-/// Why a pod's network is not wholly gone. Everything that could be removed was.
-#[derive(Debug, thiserror::Error)]
-pub enum DetachError {
-    /// The kernel kept something; the addresses stay held until it is gone.
-    #[error(transparent)]
-    Netlink(#[from] NetlinkError),
-    /// The release is not durable: a crash would bring the allocation back.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl DetachError {
-    /// When to try again.
-    pub fn retry(&self) -> Retry {
-        match self {
-            Self::Netlink(error) => error.retry(),
-            Self::Store(error) => error.retry(),
-        }
-    }
-
-    /// Metric label.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::Netlink(error) => error.label(),
-            Self::Store(error) => error.label(),
-        }
-    }
-}
-
 /// Why a check did not pass.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
@@ -145,10 +116,10 @@ pub enum GcError {
     Netlink(#[from] NetlinkError),
     /// Some attachments stay.
     #[error("not removed: {}", join(.0))]
-    Detach(Vec<(AttachmentId, DetachError)>),
+    Detach(Vec<(AttachmentId, NetlinkError)>),
 }
 
-fn join(failed: &[(AttachmentId, DetachError)]) -> String {
+fn join(failed: &[(AttachmentId, NetlinkError)]) -> String {
     failed.iter().map(|(id, error)| format!("{id}: {error}")).collect::<Vec<_>>().join("; ")
 }
 

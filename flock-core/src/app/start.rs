@@ -51,7 +51,9 @@ impl Node {
             state,
             changes: watch::Sender::new(0),
         };
-        node.persist().await?;
+        if let Err(error) = node.persist().await {
+            notices.push(format!("{error}; what this start found out is written later"));
+        }
         Ok((node, notices))
     }
 }

@@ -2,7 +2,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Node;
-use super::error::DetachError;
 use crate::ids::AttachmentId;
 use crate::ipam::Allocation;
 use crate::leak::{Leak, leaks, unlinked};
@@ -63,7 +62,7 @@ impl Node {
 
     /// Removes one leak, if it still is one; true when it was. Something that is just happening to the attachment
     /// is a reason to leave it alone.
-    async fn sweep(&self, leak: &Leak, clock: Clock<'_>) -> Result<bool, DetachError> {
+    async fn sweep(&self, leak: &Leak, clock: Clock<'_>) -> Result<bool, NetlinkError> {
         let attachment = match leak {
             Leak::Allocation(attachment) | Leak::Link(HostLink { attachment: Some(attachment), .. }) => {
                 attachment

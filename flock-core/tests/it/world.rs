@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flock_core::app::{
-    AttachError, AttachRequest, Attached, CheckError, CheckRequest, DetachError, Node, Ports, Settings,
+    AttachError, AttachRequest, Attached, CheckError, CheckRequest, Node, Ports, Settings,
 };
 use flock_core::config::{BgpSpec, NodeConfigSpec, PeerSpec};
 use flock_core::ids::{AttachmentId, NodeName};
 use flock_core::ipam::Phase;
-use flock_core::ports::{NetnsPath, NodeConfigView, Readiness, StateStore};
+use flock_core::ports::{NetlinkError, NetnsPath, NodeConfigView, Readiness, StateStore};
 use flock_core::route::RouteProtocol;
 use flock_core::testing::{FakeKernel, FakePodSource, FakeRouting, FakeStatusSink, FakeStore};
 use flock_core::time::Timestamp;
@@ -122,7 +122,7 @@ pub(crate) async fn add(
     node.attach(&guard, &request, &|| NOW, 7, &|| false).await
 }
 
-pub(crate) async fn del(node: &Node, container: &str) -> Result<(), DetachError> {
+pub(crate) async fn del(node: &Node, container: &str) -> Result<(), NetlinkError> {
     let guard = node.lock(id(container)).await;
     node.detach(&guard, NOW).await.map(|_| ())
 }
