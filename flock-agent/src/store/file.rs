@@ -35,12 +35,8 @@ impl StateFile {
         made.map_err(failed("create directory", directory))?;
         let lock = lock(directory)?;
         let temporary = path.with_added_extension("tmp");
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &temporary)(error));
-            }
-            _ => {}
-        }
+        // As far as possible: on a disk that takes nothing the agent starts all the same, and writes say what is wrong.
+        let _ = fs::remove_file(&temporary);
         let (path, directory) = (path.to_owned(), directory.to_owned());
         Ok(Self { path, directory, temporary, buffer: Vec::new(), _lock: lock })
     }
