@@ -101,7 +101,7 @@ pub(crate) struct Index {
     node: NodeName,
     /// What an earlier run knew; counts until the API server has spoken.
     remembered: Option<NodeConfigView>,
-    /// The same; counts where what the API server says is refused.
+    /// The same; counts where what the API server says is refused, until it says that there is none.
     last_good: Option<Arc<NodeConfigSpec>>,
     /// The API server does not answer.
     away: bool,
@@ -152,7 +152,12 @@ impl Index {
         if self.away {
             self.go_on_alone();
         }
-        let good = self.config().and_then(|config| config.spec.ok());
+        let config = self.config();
+        // Who deletes it does not want it back: its pools may be another node's by now.
+        if config.is_none() {
+            self.last_good = None;
+        }
+        let good = config.and_then(|config| config.spec.ok());
         // While the one that is written is refused, or gone, the last good one stays in force, and its claims too.
         if let Some(spec) = good.filter(|spec| NodeConfig::validate(spec).is_ok()) {
             self.by_label = selects_by_label(&spec);
@@ -386,6 +391,21 @@ mod tests {
         index.settle();
         assert_eq!(index.view().last_good.map(|spec| (*spec).clone()), labelled(65101).spec.ok());
         assert!(index.wants_namespaces());
+    }
+
+    #[test]
+    fn what_an_earlier_run_knew_does_not_come_back_after_the_config_was_deleted() {
+        let mut index = index(Some(config(65101)));
+        let mut list = |written: Option<NodeConfigView>| {
+            index.own.begin();
+            written.into_iter().for_each(|it| index.own.list("node-a".to_owned(), Ok(own(it))));
+            index.own.end();
+            index.settle();
+            index.view().last_good.is_some()
+        };
+        assert!(list(Some(config(0))), "it is refused");
+        assert!(!list(None), "it is deleted");
+        assert!(!list(Some(config(0))), "another one is refused");
     }
 
     #[test]
