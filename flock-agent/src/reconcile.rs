@@ -1,6 +1,6 @@
 //! The loops that keep the kernel and BIRD at what they should be. Level-triggered: a wake only says
-//! "look again", and a slow tick looks anyway. Routes, links, BIRD and the status have a loop each, so that neither
-//! a BIRD that does not answer nor a link that takes its time delays a route, nor an API server a peer.
+//! "look again", and a slow tick looks anyway. Routes, links, the state file, BIRD and the status have a loop each, so
+//! that neither a BIRD that does not answer nor a link that takes its time delays a route, nor an API server a peer.
 
 use std::fmt::Display;
 use std::future::pending;
@@ -65,7 +65,8 @@ pub(crate) fn start(
     take_config(node);
     let (config, changed) = watch::channel(0_u64);
     loops.spawn(until(stop.clone(), routes(Arc::clone(node), Arc::clone(pods), config, Arc::clone(health))));
-    loops.spawn(until(stop.clone(), links(Arc::clone(node), Arc::clone(health))));
+    loops.spawn(until(stop.clone(), links(Arc::clone(node), Arc::clone(health), RESYNC)));
+    loops.spawn(until(stop.clone(), releases(Arc::clone(node))));
     let (passed, passes) = watch::channel(0_u64);
     loops.spawn(until(stop.clone(), routing(Arc::clone(node), changed, passed, Arc::clone(health))));
     loops.spawn(until(stop.clone(), status(Arc::clone(node), passes)));
@@ -117,11 +118,10 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
     }
 }
 
-/// Keeps the links of pods whole, removes what is left of pods that are gone, and writes down what could not be.
-async fn links(node: Arc<Node>, health: Arc<Health>) {
-    let mut resync = tokio::time::interval(RESYNC);
+/// Keeps the links of pods whole, and removes what is left of pods that are gone.
+async fn links(node: Arc<Node>, health: Arc<Health>, every: Duration) {
+    let mut resync = tokio::time::interval(every);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut unwritten = Failure::default();
     loop {
         resync.tick().await;
         let outcome = node.sync_links(GRACE, &clock::now).await;
@@ -130,7 +130,16 @@ async fn links(node: Arc<Node>, health: Arc<Health>) {
             Ok(synced) => synced.mended.iter().for_each(|notice| tracing::warn!("{notice}")),
             Err(error) => tracing::error!(op = "sync_links", %error, "links may be broken, and leaks stay"),
         }
-        if let Some(error) = unwritten.news(&node.catch_up().await) {
+    }
+}
+
+/// Writes down what a DEL could not. Where the disk hangs this waits for it, and nothing else does: a new agent would
+/// have the same disk, and routes would be nobody's until it answers.
+async fn releases(node: Arc<Node>) {
+    let mut failure = Failure::default();
+    loop {
+        tokio::time::sleep(RESYNC).await;
+        if let Some(error) = failure.news(&node.catch_up().await) {
             tracing::error!(op = "catch_up", error, "pods that went are still in the state file");
         }
     }
@@ -263,5 +272,81 @@ impl Backoff {
 
     fn reset(&mut self) {
         self.0 = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use async_trait::async_trait;
+    use flock_core::app::{AttachRequest, Ports, Settings};
+    use flock_core::config::{BgpSpec, NodeConfigSpec};
+    use flock_core::ids::AttachmentId;
+    use flock_core::ipam::Snapshot;
+    use flock_core::ports::{NetnsPath, NodeConfigView, StateStore, StoreError};
+    use flock_core::testing::{
+        FakeKernel, FakePodSource, FakeRouting, FakeStatusSink, FakeStore, KernelCall,
+    };
+
+    use super::*;
+
+    /// A disk that hangs when told to.
+    #[derive(Default)]
+    struct Disk(FakeStore, AtomicBool);
+
+    #[async_trait]
+    impl StateStore for Disk {
+        async fn load(&self) -> Result<Option<Snapshot>, StoreError> {
+            self.0.load().await
+        }
+
+        async fn save(&self, snapshot: Snapshot) -> Result<(), StoreError> {
+            if self.1.load(Ordering::Relaxed) { pending().await } else { self.0.save(snapshot).await }
+        }
+    }
+
+    #[tokio::test]
+    async fn links_are_looked_at_while_the_disk_hangs() {
+        let (kernel, pods, disk) =
+            (Arc::new(FakeKernel::new()), Arc::new(FakePodSource::default()), Arc::new(Disk::default()));
+        let bgp = BgpSpec { asn: 65101, ..BgpSpec::default() };
+        let spec =
+            NodeConfigSpec { cidr6: vec!["2001:db8:1::/64".to_owned()], bgp, ..NodeConfigSpec::default() };
+        pods.set_node_config(Some(NodeConfigView { generation: 1, spec: Ok(spec) }));
+        let ports = Ports {
+            netlink: kernel.clone(),
+            pods,
+            routing: Arc::new(FakeRouting::default()),
+            status: Arc::new(FakeStatusSink::default()),
+            store: disk.clone(),
+        };
+        let settings = Settings { node: "n1".parse().unwrap(), boot_id: "boot".to_owned(), mtu: None };
+        let node = Arc::new(Node::start(settings, ports, clock::now()).await.unwrap().0);
+        node.sync_config();
+        let guard = node.lock(AttachmentId::parse("c1/eth0").unwrap()).await;
+        let request = AttachRequest {
+            netns: NetnsPath::parse("/run/netns/c1").unwrap(),
+            entrance: None,
+            pod: None,
+            uid: None,
+            annotations: None,
+            mtu: None,
+            loopback_runs: false,
+        };
+        node.attach(&guard, &request, &clock::now, 7, &|| false).await.unwrap();
+        disk.1.store(true, Ordering::Relaxed);
+        let short = Duration::from_millis(1);
+        tokio::time::timeout(short, node.detach(&guard, clock::now())).await.unwrap_err();
+        let looks = || kernel.calls().into_iter().filter(|call| *call == KernelCall::TendLinks).count();
+        let looking = async {
+            while looks() < 3 {
+                tokio::time::sleep(short).await;
+            }
+        };
+        tokio::select! {
+            () = links(Arc::clone(&node), Arc::new(Health::new()), short) => {}
+            looked = tokio::time::timeout(Duration::from_mins(1), looking) => looked.expect("it goes on"),
+        }
     }
 }
