@@ -139,8 +139,8 @@ pub struct RouteSet(BTreeMap<IpNet, Route>);
 /// What has to change. Written before it is removed from, so that no packet finds a gap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouteDiff {
-    /// To write with `NLM_F_REPLACE`: missing, or there with another protocol or next hop. Where only the
-    /// members of a group differ, the group is what is written.
+    /// To write: missing, or there with another protocol or next hop, and then overwritten (`NLM_F_REPLACE`). Where
+    /// only the members of a group differ, the group is what is written.
     pub replace: Vec<Route>,
     /// To delete: ours, but no longer wanted, left with another metric, or beside a wanted one.
     pub remove: Vec<ObservedRoute>,
