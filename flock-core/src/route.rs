@@ -169,6 +169,11 @@ impl RouteSet {
         self.0.insert(route.destination, route);
     }
 
+    /// Takes the route for exactly this prefix out, if there is one.
+    pub fn remove(&mut self, destination: &IpNet) {
+        self.0.remove(destination);
+    }
+
     /// The route for exactly this prefix.
     pub fn get(&self, destination: &IpNet) -> Option<&Route> {
         self.0.get(destination)

@@ -2,6 +2,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::Node;
 use crate::advertisement::desired_routes;
 use crate::anycast::{Shared, Skipped, shared};
@@ -106,11 +108,16 @@ impl Node {
                 state.served = Some(served(state.ipam.allocations(), observed));
             }
             state.shared = shared(state.staying(), state.evidence(&view), observed);
-            desired_routes(&config, state.staying(), &state.shared, state.evidence(&view))
+            let mut routes = desired_routes(&config, state.staying(), &state.shared, state.evidence(&view));
+            state.own_networks().for_each(|pool| routes.remove(&pool));
+            routes
         };
         let diff = self.ports.netlink.sync_routes(&desired).await?;
         self.tell_of_skipped().await;
-        Ok(RoutesSynced::Done(diff))
+        match self.state().own_networks().next() {
+            Some(pool) => Err(NetlinkError::OwnNetwork { pool }),
+            None => Ok(RoutesSynced::Done(diff)),
+        }
     }
 
     /// Tells the owners of pods that cannot serve an anycast address, once each.
@@ -164,6 +171,13 @@ impl super::State {
     fn put_in_force(&mut self, config: NodeConfig) {
         self.config = Some(Arc::new(config));
         self.reserve();
+    }
+
+    /// Pools that are a network of the node itself. The route of such a pool comes before the kernel's own one where that
+    /// has a higher metric (DHCP gives it one), or was away for a moment with its link. Of IPv6 the kernel's comes first.
+    fn own_networks(&self) -> impl Iterator<Item = IpNet> {
+        let pools = self.config.iter().flat_map(|config| config.cidr4.iter().copied().map(IpNet::V4));
+        pools.filter(|pool| self.facts.addresses.iter().any(|own| own.address.trunc() == *pool))
     }
 
     /// Tells the allocator which addresses it may hand out: the pools, less what the node itself uses.

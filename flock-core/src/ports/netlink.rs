@@ -314,6 +314,14 @@ pub enum NetlinkError {
         /// What is wrong with the answer.
         detail: String,
     },
+    /// A pool is a network the node is on itself.
+    #[error(
+        "{pool} is a network of the node itself, and the route of a pool would take the node off it: use another prefix"
+    )]
+    OwnNetwork {
+        /// The pool.
+        pool: IpNet,
+    },
 }
 
 impl NetlinkError {
@@ -329,7 +337,7 @@ impl NetlinkError {
                 }
                 _ => Retry::Later,
             },
-            Self::Protocol { .. } => Retry::Later,
+            Self::Protocol { .. } | Self::OwnNetwork { .. } => Retry::Later,
         }
     }
 
@@ -341,6 +349,7 @@ impl NetlinkError {
             Self::NameTaken { .. } => "name_taken",
             Self::Kernel { .. } => "kernel",
             Self::Protocol { .. } => "netlink_protocol",
+            Self::OwnNetwork { .. } => "own_network",
         }
     }
 }

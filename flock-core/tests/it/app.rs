@@ -509,6 +509,33 @@ async fn addresses_of_the_node_itself_are_never_given_away() {
 }
 
 #[tokio::test]
+async fn a_pool_that_is_a_network_of_the_node_itself_gets_no_route() {
+    let world = World::new();
+    world.configure(&["2001:db8:1::/64"], &["192.0.2.0/29", "198.51.100.0/24"]);
+    let own = |address: &str| InterfaceAddress {
+        ifname: "up0".parse().unwrap(),
+        address: address.parse().unwrap(),
+        passing: false,
+    };
+    // Of IPv6 the kernel's own route comes first; the network of the node may hold a pool.
+    let addresses = vec![own("192.0.2.2/29"), own("198.51.100.2/23"), own("2001:db8:1::2/64")];
+    world.kernel.set_node(NodeFacts { addresses, ..NodeFacts::default() });
+    let node = world.start().await;
+    let pools = || -> Vec<String> {
+        world.kernel.routes().iter().map(|route| route.destination.to_string()).collect()
+    };
+    for _ in 0..2 {
+        let error = node.sync_routes().await.unwrap_err().to_string();
+        assert!(error.starts_with("192.0.2.0/29 is a network of the node itself"), "{error}");
+        assert_eq!(pools(), ["198.51.100.0/24", "2001:db8:1::/64"], "all others are written");
+    }
+    world.kernel.set_node(NodeFacts::default());
+    node.sync_facts().await.unwrap();
+    node.sync_routes().await.unwrap();
+    assert_eq!(pools(), ["192.0.2.0/29", "198.51.100.0/24", "2001:db8:1::/64"]);
+}
+
+#[tokio::test]
 async fn a_session_starts_from_the_address_on_the_peers_subnet() {
     let world = World::new();
     let own = InterfaceAddress {
