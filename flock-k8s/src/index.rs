@@ -398,7 +398,9 @@ mod tests {
         let mut index = index(Some(config(65101)));
         let mut list = |written: Option<NodeConfigView>| {
             index.own.begin();
-            written.into_iter().for_each(|it| index.own.list("node-a".to_owned(), Ok(own(it))));
+            if let Some(written) = written {
+                index.own.list("node-a".to_owned(), Ok(own(written)));
+            }
             index.own.end();
             index.settle();
             index.view().last_good.is_some()
