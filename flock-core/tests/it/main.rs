@@ -14,6 +14,8 @@ mod iid;
 mod ipam;
 mod ipam_model;
 mod plan;
+mod reconcile;
+mod restart;
 mod route;
 mod subranges;
 mod sweep;
