@@ -54,8 +54,11 @@ const PARENT: &str = "FLOCK_BIRD_PARENT";
 /// For BIRD to answer, and then for it to go. Both fit into the 30 s the kubelet gives a container.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often BIRD is asked whether it is up. BIRD 2.0.12 started with `-R` comes up faster when asked.
+/// How often BIRD is asked whether it is up, and then kept awake.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How long BIRD is kept awake once it is up: its recovery ends after the 10 s its configuration gives it, if not before.
+const RECOVERY: Duration = Duration::from_secs(12);
 
 /// Runs BIRD until it ends, and ends as it did.
 pub(crate) async fn run(args: BirdArgs) -> anyhow::Result<ExitCode> {
@@ -78,7 +81,7 @@ pub(crate) async fn run(args: BirdArgs) -> anyhow::Result<ExitCode> {
     let ended = tokio::select! {
         ended = bird.wait() => ended,
         _ = stop.wait_for(|stop| *stop) => end(&mut bird, &args.bird_socket).await,
-        never = remember_start(&args.bird_socket) => match never {},
+        never = see_through_start(&args.bird_socket) => match never {},
     };
     let ended = ended.context("cannot wait for BIRD")?;
     tracing::info!(status = %ended, "BIRD has ended");
@@ -188,8 +191,8 @@ fn started_before(socket: &Path) -> bool {
     recorded.is_some() && recorded == clock::boot_id().ok()
 }
 
-/// Records that BIRD runs in this boot as soon as it answers, and then waits for ever.
-async fn remember_start(socket: &Path) -> Infallible {
+/// Records that BIRD runs in this boot as soon as it answers, keeps it awake while it recovers, and then waits for ever.
+async fn see_through_start(socket: &Path) -> Infallible {
     let daemon = loop {
         if let Ok(mut client) = Client::connect(socket, PATIENCE).await
             && let Ok(daemon) = client.daemon().await
@@ -203,7 +206,22 @@ async fn remember_start(socket: &Path) -> Infallible {
         tracing::warn!(%error, "the next start of BIRD will not be a graceful one");
     }
     tracing::info!(version = daemon.version, "BIRD is up");
+    // Until the time is up, that is.
+    let _ = timeout(RECOVERY, keep_awake(socket)).await;
     pending().await
+}
+
+/// What a timer of BIRD 2 sets off, BIRD begins when something wakes it, or after 3 s. The end of its recovery takes two such
+/// steps: its peers would hear of a pod that stopped being Ready meanwhile 6 s later.
+async fn keep_awake(socket: &Path) -> Infallible {
+    loop {
+        if let Ok(mut client) = Client::connect(socket, PATIENCE).await {
+            while client.daemon().await.is_ok() {
+                sleep(POLL).await;
+            }
+        }
+        sleep(POLL).await;
+    }
 }
 
 /// Ends BIRD so that its peers keep the routes.

@@ -1,7 +1,7 @@
 //! `flock-agent bird` with a real BIRD: how it starts, how it stops, what it survives.
 
 use std::fs::{self, File, Permissions};
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
@@ -251,6 +251,32 @@ fn a_bird_that_does_not_listen_is_killed_and_never_terminated() {
         assert_eq!(status.code(), Some(128 + 9), "{status} {:?}", status.signal());
         assert!(!terminated.exists());
         fs::remove_file(&ready).unwrap();
+    }
+}
+
+#[test]
+fn a_bird_that_is_up_is_kept_awake() {
+    if !capable() {
+        return;
+    }
+    let stage = Stage::new();
+    let ready = stage.dir.path().join("ready");
+    let _running = stage.start_script(&format!("touch {}; exec sleep 1000", ready.display()));
+    eventually("the script runs", || ready.exists().then_some(()));
+    // In the place of what the script would be.
+    let listener = UnixListener::bind(stage.path("bird.ctl")).unwrap();
+    let mut asked = 0;
+    while asked < 5 {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"0001 BIRD 2.0.12 ready.\n").unwrap();
+        for command in BufReader::new(stream.try_clone().unwrap()).lines() {
+            assert_eq!(command.unwrap(), "show status");
+            stream.write_all(b"1000-BIRD 2.0.12\n0013 Daemon is up and running\n").unwrap();
+            asked += usize::from(stage.count("BIRD is up") > 0);
+            if asked == 5 {
+                break;
+            }
+        }
     }
 }
 
