@@ -94,6 +94,7 @@ fn while_the_disk_is_full_nothing_is_attached() {
     let error = node.add("c1", &other).unwrap_err();
     assert_eq!(error.code(), code::TRY_AGAIN);
     assert!(error.to_string().contains("No space left on device"), "{error}");
+    assert!(!node.log().contains("could not take back"), "its addresses are free: {}", node.log());
     let text = fs::read_to_string(inside.join("allocations.json")).unwrap();
     assert!(text.contains("before/eth0") && !text.contains("c1/eth0"), "{text}");
     fs::remove_file(filler).unwrap();

@@ -36,9 +36,8 @@ impl Rollback {
                 // Addresses of a link that is still there are not free.
                 Undo::Release if detached => {
                     node.state().ipam.release(attachment, clock());
-                    if let Err(error) = node.persist().await {
-                        problems.push(error.to_string());
-                    }
+                    // Written later where it cannot be now, as with a DEL; `catch_up` says so if that takes long.
+                    let _ = node.persist().await;
                 }
                 Undo::Release => {}
             }
