@@ -5,16 +5,17 @@
 //! process either, so the child asks the kernel to kill it with its parent before it becomes BIRD; a
 //! process can only ask that for itself, hence the step in between.
 
+mod watch;
+
 use std::convert::Infallible;
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::future::pending;
 use std::io::{self, ErrorKind, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -28,6 +29,7 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
+use self::watch::Watch;
 use crate::{clock, shutdown};
 
 /// Arguments of `flock-agent bird`.
@@ -54,11 +56,8 @@ const PARENT: &str = "FLOCK_BIRD_PARENT";
 /// For BIRD to answer, and then for it to go. Both fit into the 30 s the kubelet gives a container.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often BIRD is asked whether it is up, and then kept awake.
+/// How often BIRD is asked whether it is up. BIRD 2.0.12 started with `-R` comes up faster when asked.
 const POLL: Duration = Duration::from_millis(100);
-
-/// How long BIRD is kept awake once it is up: its recovery ends after the 10 s its configuration gives it, if not before.
-const RECOVERY: Duration = Duration::from_secs(12);
 
 /// Runs BIRD until it ends, and ends as it did.
 pub(crate) async fn run(args: BirdArgs) -> anyhow::Result<ExitCode> {
@@ -191,7 +190,7 @@ fn started_before(socket: &Path) -> bool {
     recorded.is_some() && recorded == clock::boot_id().ok()
 }
 
-/// Records that BIRD runs in this boot as soon as it answers, keeps it awake while it recovers, and then waits for ever.
+/// Records that BIRD runs in this boot as soon as it answers, and keeps it awake.
 async fn see_through_start(socket: &Path) -> Infallible {
     let daemon = loop {
         if let Ok(mut client) = Client::connect(socket, PATIENCE).await
@@ -206,21 +205,19 @@ async fn see_through_start(socket: &Path) -> Infallible {
         tracing::warn!(%error, "the next start of BIRD will not be a graceful one");
     }
     tracing::info!(version = daemon.version, "BIRD is up");
-    // Until the time is up, that is.
-    let _ = timeout(RECOVERY, keep_awake(socket)).await;
-    pending().await
+    keep_awake(socket).await
 }
 
-/// What a timer of BIRD 2 sets off, BIRD begins when something wakes it, or after 3 s. The end of its recovery takes two such
-/// steps: its peers would hear of a pod that stopped being Ready meanwhile 6 s later.
+/// Looks at the sessions for ever, often while BIRD has something to do: that alone has it done in time.
 async fn keep_awake(socket: &Path) -> Infallible {
+    let mut watch = Watch::new(Instant::now());
     loop {
         if let Ok(mut client) = Client::connect(socket, PATIENCE).await {
-            while client.daemon().await.is_ok() {
-                sleep(POLL).await;
+            while let Ok(sessions) = client.sessions().await {
+                sleep(watch.pause(&sessions, Instant::now())).await;
             }
         }
-        sleep(POLL).await;
+        sleep(watch::QUIET).await;
     }
 }
 
