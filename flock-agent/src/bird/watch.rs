@@ -1,6 +1,6 @@
 //! How often BIRD is woken. What a timer of BIRD 2 sets off, or the end of a step, BIRD goes on with when something wakes
-//! it, or after 3 s. The end of its recovery takes two such steps, and so do the first announcements of a session: peers
-//! would hear of a pod seconds late.
+//! it, or after 3 s. The end of its recovery takes two such steps, and the first announcements of a session may wait for
+//! one: peers would hear of a pod seconds late.
 
 use std::time::{Duration, Instant};
 
