@@ -3,7 +3,8 @@
 //! ```
 //! use std::collections::BTreeMap;
 //! use flock_core::claims::{Asker, Kind, Surroundings, grant};
-//! use flock_core::config::{BgpSpec, ClaimSpec, LabelSelectorSpec, NodeConfig, NodeConfigSpec};
+//! use flock_core::config::{BgpSpec, ClaimSpec, NodeConfig, NodeConfigSpec};
+//! use flock_core::selector::LabelSelectorSpec;
 //!
 //! let team = |team: &str| BTreeMap::from([("team".to_owned(), team.to_owned())]);
 //! let node = NodeConfig::validate(&NodeConfigSpec {

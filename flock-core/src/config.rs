@@ -35,9 +35,7 @@ mod claims;
 mod spec;
 mod validate;
 
-pub use spec::{
-    BgpSpec, ClaimSpec, DefaultsSpec, LabelRequirementSpec, LabelSelectorSpec, NodeConfigSpec, PeerSpec,
-};
+pub use spec::{BgpSpec, ClaimSpec, DefaultsSpec, NodeConfigSpec, PeerSpec};
 
 /// A configuration that keeps every rule of this module.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,15 +3,40 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::config::{LabelRequirementSpec, LabelSelectorSpec};
+use serde::{Deserialize, Serialize};
+
 use crate::problem::Problem;
+
+/// A label selector as in NetworkPolicy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LabelSelectorSpec {
+    /// Labels that must have exactly these values.
+    #[serde(default)]
+    pub match_labels: BTreeMap<String, String>,
+    /// Requirements on labels.
+    #[serde(default)]
+    pub match_expressions: Vec<LabelRequirementSpec>,
+}
+
+/// One entry of `matchExpressions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelRequirementSpec {
+    /// The label.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
+    pub operator: String,
+    /// Values, for `In` and `NotIn`.
+    #[serde(default)]
+    pub values: Vec<String>,
+}
 
 /// A selector that keeps the rules of the Kubernetes API: all requirements have to hold, none selects all.
 ///
 /// ```
 /// use std::collections::BTreeMap;
-/// use flock_core::config::{LabelRequirementSpec, LabelSelectorSpec};
-/// use flock_core::selector::LabelSelector;
+/// use flock_core::selector::{LabelRequirementSpec, LabelSelector, LabelSelectorSpec};
 ///
 /// let mut spec = LabelSelectorSpec::default();
 /// spec.match_labels.insert("team".to_owned(), "dns".to_owned());
@@ -32,17 +57,17 @@ use crate::problem::Problem;
 ///     r#"namespaceSelector.matchExpressions[0].operator "in" is not an operator: write "In""#,
 /// );
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LabelSelector(Vec<Requirement>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Requirement {
     key: String,
     operator: Operator,
     values: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Operator {
     In,
     NotIn,

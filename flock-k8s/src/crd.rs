@@ -9,9 +9,8 @@ mod status;
 
 use std::collections::BTreeMap;
 
-use flock_core::config::{
-    BgpSpec, ClaimSpec, DefaultsSpec, LabelRequirementSpec, LabelSelectorSpec, NodeConfigSpec, PeerSpec,
-};
+use flock_core::config::{BgpSpec, ClaimSpec, DefaultsSpec, NodeConfigSpec, PeerSpec};
+use flock_core::selector::{LabelRequirementSpec, LabelSelectorSpec};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;

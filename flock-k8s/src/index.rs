@@ -245,7 +245,8 @@ fn selects_by_label(spec: &NodeConfigSpec) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use flock_core::config::{BgpSpec, ClaimSpec, LabelSelectorSpec};
+    use flock_core::config::{BgpSpec, ClaimSpec};
+    use flock_core::selector::LabelSelectorSpec;
     use flock_core::testing::pod_view;
 
     use super::*;

@@ -192,7 +192,8 @@ async fn namespaces(follower: Follower) {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use flock_core::config::{BgpSpec, ClaimSpec, LabelSelectorSpec, NodeConfigSpec};
+    use flock_core::config::{BgpSpec, ClaimSpec, NodeConfigSpec};
+    use flock_core::selector::LabelSelectorSpec;
 
     use super::*;
 

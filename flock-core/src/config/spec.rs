@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::selector::LabelSelectorSpec;
+
 /// `spec` of a NodeConfig as an operator writes it. Everything is text, so that
 /// one pass can report every problem.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,29 +73,4 @@ pub struct ClaimSpec {
     /// Namespaces the entry is for.
     #[serde(default)]
     pub namespace_selector: LabelSelectorSpec,
-}
-
-/// A label selector as in NetworkPolicy.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct LabelSelectorSpec {
-    /// Labels that must have exactly these values.
-    #[serde(default)]
-    pub match_labels: std::collections::BTreeMap<String, String>,
-    /// Requirements on labels.
-    #[serde(default)]
-    pub match_expressions: Vec<LabelRequirementSpec>,
-}
-
-/// One entry of `matchExpressions`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LabelRequirementSpec {
-    /// The label.
-    pub key: String,
-    /// `In`, `NotIn`, `Exists` or `DoesNotExist`.
-    pub operator: String,
-    /// Values, for `In` and `NotIn`.
-    #[serde(default)]
-    pub values: Vec<String>,
 }

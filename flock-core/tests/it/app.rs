@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use flock_core::app::{AttachError, AttachRequest, CheckError};
-use flock_core::config::{ClaimSpec, LabelSelectorSpec};
+use flock_core::config::ClaimSpec;
 use flock_core::ipam::{Addresses, Phase};
 use flock_core::ports::{NodeConfigView, NodeFacts, Retry};
+use flock_core::selector::LabelSelectorSpec;
 use flock_core::testing::{KernelCall, pod_view};
 
 use crate::world::*;
