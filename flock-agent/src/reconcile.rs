@@ -280,14 +280,12 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
-    use flock_core::app::{AttachRequest, Ports, Settings};
+    use flock_core::app::{AttachRequest, Ports};
     use flock_core::config::{BgpSpec, NodeConfigSpec};
     use flock_core::ids::AttachmentId;
     use flock_core::ipam::Snapshot;
     use flock_core::ports::{NetnsPath, NodeConfigView, StateStore, StoreError};
-    use flock_core::testing::{
-        FakeKernel, FakePodSource, FakeRouting, FakeStatusSink, FakeStore, KernelCall,
-    };
+    use flock_core::testing::{FakeStore, KernelCall, World};
 
     use super::*;
 
@@ -308,21 +306,13 @@ mod tests {
 
     #[tokio::test]
     async fn links_are_looked_at_while_the_disk_hangs() {
-        let (kernel, pods, disk) =
-            (Arc::new(FakeKernel::new()), Arc::new(FakePodSource::default()), Arc::new(Disk::default()));
+        let (world, disk) = (World::default(), Arc::new(Disk::default()));
         let bgp = BgpSpec { asn: 65101, ..BgpSpec::default() };
         let spec =
             NodeConfigSpec { cidr6: vec!["2001:db8:1::/64".to_owned()], bgp, ..NodeConfigSpec::default() };
-        pods.set_node_config(Some(NodeConfigView { generation: 1, spec: Ok(spec) }));
-        let ports = Ports {
-            netlink: kernel.clone(),
-            pods,
-            routing: Arc::new(FakeRouting::default()),
-            status: Arc::new(FakeStatusSink::default()),
-            store: disk.clone(),
-        };
-        let settings = Settings { node: "n1".parse().unwrap(), boot_id: "boot".to_owned(), mtu: None };
-        let node = Arc::new(Node::start(settings, ports, clock::now()).await.unwrap().0);
+        world.pods.set_node_config(Some(NodeConfigView { generation: 1, spec: Ok(spec) }));
+        let ports = Ports { store: disk.clone(), ..world.ports() };
+        let node = Arc::new(Node::start(World::settings("boot"), ports, clock::now()).await.unwrap().0);
         node.sync_config();
         let guard = node.lock(AttachmentId::parse("c1/eth0").unwrap()).await;
         let request = AttachRequest {
@@ -338,7 +328,7 @@ mod tests {
         disk.1.store(true, Ordering::Relaxed);
         let short = Duration::from_millis(1);
         tokio::time::timeout(short, node.detach(&guard, clock::now())).await.unwrap_err();
-        let looks = || kernel.calls().into_iter().filter(|call| *call == KernelCall::TendLinks).count();
+        let looks = || world.kernel.calls().into_iter().filter(|call| *call == KernelCall::TendLinks).count();
         let looking = async {
             while looks() < 3 {
                 tokio::time::sleep(short).await;

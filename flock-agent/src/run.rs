@@ -32,6 +32,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let cluster = cluster::open(&args, &node).await?;
     let routing = BirdSocket::new(&args.bird_conf, &args.bird_socket).context("cannot use BIRD")?;
     let ports = Ports {
+        firewall: None,
         netlink: Arc::new(KernelNetlink::new().context("cannot open rtnetlink")?),
         pods: cluster.pods,
         routing: Arc::new(routing),

@@ -49,13 +49,17 @@ use crate::eligibility::Evidence;
 use crate::ids::{AttachmentId, NodeName};
 use crate::ipam::{Allocation, Ipam};
 use crate::leak::Suspects;
-use crate::ports::{ClusterView, Netlink, NodeFacts, PodSource, Routing, StateStore, StatusSink, StoreError};
+use crate::ports::{
+    ClusterView, Firewall, Netlink, NodeFacts, PodSource, Routing, StateStore, StatusSink, StoreError,
+};
 
 /// The world, as the use cases see it.
 #[derive(Clone)]
 pub struct Ports {
     /// Links and routes.
     pub netlink: Arc<dyn Netlink>,
+    /// The packet filter; `None`: every packet passes.
+    pub firewall: Option<Arc<dyn Firewall>>,
     /// Configuration and pods.
     pub pods: Arc<dyn PodSource>,
     /// The routing daemon.

@@ -16,6 +16,7 @@ pub mod ipam;
 pub mod leak;
 pub mod plan;
 pub mod pod_plan;
+pub mod policy;
 pub mod ports;
 mod prefix;
 pub mod problem;

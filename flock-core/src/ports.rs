@@ -4,18 +4,21 @@
 //! Every port has its own error enum that says when to try again ([`Retry`]) and how to label the
 //! failure in a metric, so that no caller ever looks into a message.
 
+mod firewall;
 mod netlink;
 mod pod_source;
 mod routing;
 mod status;
 mod store;
 
+pub use firewall::{Counters, Digest, Fingerprint, Firewall, FirewallError, Observed};
 pub use netlink::{
     DesiredRoutes, HostLink, HostSide, InterfaceAddress, LinkIdentity, LinkState, LinksTended, Mac, Netlink,
     NetlinkError, NetnsPath, NodeFacts, PodLink, PodSide,
 };
 pub use pod_source::{
-    ClusterView, ForeignPools, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision,
+    ClusterView, Demand, ForeignPools, NodeConfigView, PodSource, PodSourceError, PodView, Readiness,
+    Revision,
 };
 pub use routing::{
     Applied, PeerState, PeerStatus, Routing, RoutingConfig, RoutingError, RoutingPeer, RoutingStatus,

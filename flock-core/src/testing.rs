@@ -3,15 +3,19 @@
 
 mod cluster;
 pub mod contract;
+mod firewall;
 mod kernel;
 mod require;
 mod routing;
 mod status;
 mod store;
+mod world;
 
 pub use cluster::{FakePodSource, pod_view};
+pub use firewall::{FakeFirewall, FirewallCall};
 pub use kernel::{FakeKernel, KernelCall};
 pub use require::require;
 pub use routing::{FakeRouting, routing_examples, routing_peer};
 pub use status::FakeStatusSink;
 pub use store::FakeStore;
+pub use world::World;

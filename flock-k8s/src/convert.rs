@@ -1,6 +1,7 @@
 //! Kubernetes objects in the terms of the core. Total: any object gives a view or a reason, never a panic.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flock_core::ids::{IdError, NodeName, PodKey, PodUid};
 use flock_core::ports::PodView;
@@ -54,10 +55,12 @@ pub fn pod_view(pod: Pod) -> Result<PodView, ConvertError> {
         uid,
         node,
         annotations: meta.annotations.unwrap_or_default(),
-        labels: meta.labels.unwrap_or_default(),
+        labels: Arc::new(meta.labels.unwrap_or_default()),
         ready: ready(&status),
         terminating: meta.deletion_timestamp.is_some(),
         host_network: spec.host_network.unwrap_or(false),
+        ended: false,
+        ports: Arc::default(),
         image: spec.containers.into_iter().next().and_then(|container| container.image),
         pod_ips: pod_ips(status)?,
         reported: Vec::new(),
@@ -146,10 +149,12 @@ mod tests {
             uid: Some(PodUid::parse("0b2f-1").unwrap()),
             node: Some(NodeName::parse("node-a").unwrap()),
             annotations: [("flock.fritzlab.net/ipv4".to_owned(), "false".to_owned())].into(),
-            labels: [("app".to_owned(), "web".to_owned())].into(),
+            labels: Arc::new([("app".to_owned(), "web".to_owned())].into()),
             ready: true,
             terminating: true,
             host_network: true,
+            ended: false,
+            ports: Arc::default(),
             image: Some("img:1".to_owned()),
             pod_ips: vec!["2001:db8::7".parse().unwrap(), "192.0.2.7".parse().unwrap()],
             reported: Vec::new(),

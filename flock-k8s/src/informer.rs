@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flock_core::ids::{NodeName, PodKey};
+use flock_core::policy::PolicyView;
 use flock_core::ports::{
-    ClusterView, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision,
+    ClusterView, Demand, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision,
 };
 use kube::{Api, Client};
 use tokio::sync::watch;
@@ -150,6 +151,16 @@ impl PodSource for KubePodSource {
     async fn changed(&self, seen: Revision) -> Revision {
         self.shared.published.changed(seen).await
     }
+
+    fn policies(&self) -> Arc<PolicyView> {
+        Arc::new(PolicyView { complete: true, ..PolicyView::default() })
+    }
+
+    async fn policies_changed(&self, _: Revision) -> Revision {
+        std::future::pending().await
+    }
+
+    fn demand(&self, _: Demand) {}
 
     /// Asks the API server.
     async fn pod(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError> {

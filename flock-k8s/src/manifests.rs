@@ -17,7 +17,8 @@ use std::sync::mpsc::{self, Sender};
 
 use async_trait::async_trait;
 use flock_core::ids::{NodeName, PodKey};
-use flock_core::ports::{ClusterView, PodSource, PodSourceError, PodView, Readiness, Revision};
+use flock_core::policy::PolicyView;
+use flock_core::ports::{ClusterView, Demand, PodSource, PodSourceError, PodView, Readiness, Revision};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -112,6 +113,16 @@ impl PodSource for ManifestPodSource {
     async fn changed(&self, seen: Revision) -> Revision {
         self.shared.changed(seen).await
     }
+
+    fn policies(&self) -> Arc<PolicyView> {
+        Arc::new(PolicyView { complete: true, ..PolicyView::default() })
+    }
+
+    async fn policies_changed(&self, _: Revision) -> Revision {
+        std::future::pending().await
+    }
+
+    fn demand(&self, _: Demand) {}
 
     /// Looks at the directory first, so that a manifest written just before is found.
     async fn pod(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError> {

@@ -11,13 +11,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flock_core::app::{AttachRequest, LinksSynced, Node, Ports, RoutesSynced, Settings};
+use flock_core::app::{AttachRequest, LinksSynced, Node, Ports, RoutesSynced};
 use flock_core::config::{BgpSpec, NodeConfigSpec};
-use flock_core::ids::{AttachmentId, NodeName};
+use flock_core::ids::AttachmentId;
 use flock_core::leak::GRACE;
 use flock_core::ports::{Netlink, NetnsPath, NodeConfigView};
 use flock_core::route::RouteSet;
-use flock_core::testing::{FakePodSource, FakeRouting, FakeStatusSink, FakeStore, pod_view};
+use flock_core::testing::{FakePodSource, World, pod_view};
 use flock_core::time::Timestamp;
 use flock_netlink::KernelNetlink;
 use nix::sched::{CloneFlags, unshare};
@@ -40,7 +40,8 @@ fn main() {
 async fn measure(pods: u32, shared: u32, runs: u32) {
     let kernel = Arc::new(KernelNetlink::new().unwrap());
     kernel.prepare_node().await.unwrap();
-    let source = Arc::new(FakePodSource::default());
+    let world = World::default();
+    let source = Arc::clone(&world.pods);
     let spec = NodeConfigSpec {
         cidr6: vec!["2001:db8:f001::/64".to_owned()],
         cidr4: vec!["192.0.2.0/24".to_owned(), "198.51.100.0/24".to_owned()],
@@ -48,15 +49,8 @@ async fn measure(pods: u32, shared: u32, runs: u32) {
         ..NodeConfigSpec::default()
     };
     source.set_node_config(Some(NodeConfigView { generation: 1, spec: Ok(spec) }));
-    let ports = Ports {
-        netlink: kernel.clone(),
-        pods: source.clone(),
-        routing: Arc::new(FakeRouting::default()),
-        status: Arc::new(FakeStatusSink::default()),
-        store: Arc::new(FakeStore::default()),
-    };
-    let settings = Settings { node: NodeName::parse("n1").unwrap(), boot_id: "boot".to_owned(), mtu: None };
-    let (node, _) = Node::start(settings, ports, Timestamp::from_millis(1)).await.unwrap();
+    let ports = Ports { netlink: kernel.clone(), ..world.ports() };
+    let (node, _) = Node::start(World::settings("boot"), ports, Timestamp::from_millis(1)).await.unwrap();
     node.sync_config();
     let mut namespaces = Vec::new();
     for number in 0..pods {

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use flock_core::app::{AttachRequest, CheckRequest, Node, Ports, Settings};
+use flock_core::app::{AttachRequest, CheckRequest, Node, Ports};
 use flock_core::config::{BgpSpec, NodeConfigSpec};
-use flock_core::ids::{AttachmentId, NodeName};
+use flock_core::ids::AttachmentId;
 use flock_core::leak::{GRACE, Leak};
 use flock_core::ports::{NetnsPath, NodeConfigView};
-use flock_core::testing::{FakePodSource, FakeRouting, FakeStatusSink, FakeStore};
+use flock_core::testing::World;
 use flock_core::time::Timestamp;
 use flock_netlink::KernelNetlink;
 use serde_json::json;
@@ -70,23 +70,16 @@ fn pods_that_go_without_a_del_are_swept_and_running_ones_are_not() {
 
 /// A node on the kernel, without a process of its own.
 async fn node() -> Arc<Node> {
-    let pods = FakePodSource::default();
+    let world = World::default();
     let spec = NodeConfigSpec {
         cidr6: vec!["2001:db8:f001::/64".to_owned()],
         cidr4: vec!["198.51.100.0/24".to_owned()],
         bgp: BgpSpec { asn: 64500, ..BgpSpec::default() },
         ..NodeConfigSpec::default()
     };
-    pods.set_node_config(Some(NodeConfigView { generation: 1, spec: Ok(spec) }));
-    let ports = Ports {
-        netlink: Arc::new(KernelNetlink::new().unwrap()),
-        pods: Arc::new(pods),
-        routing: Arc::new(FakeRouting::default()),
-        status: Arc::new(FakeStatusSink::default()),
-        store: Arc::new(FakeStore::default()),
-    };
-    let settings = Settings { node: NodeName::parse("n1").unwrap(), boot_id: "boot".to_owned(), mtu: None };
-    let (node, _) = Node::start(settings, ports, now()).await.unwrap();
+    world.pods.set_node_config(Some(NodeConfigView { generation: 1, spec: Ok(spec) }));
+    let ports = Ports { netlink: Arc::new(KernelNetlink::new().unwrap()), ..world.ports() };
+    let (node, _) = Node::start(World::settings("boot"), ports, now()).await.unwrap();
     node.sync_config();
     Arc::new(node)
 }

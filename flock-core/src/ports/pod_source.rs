@@ -9,6 +9,7 @@ use super::Retry;
 use crate::config::NodeConfigSpec;
 use crate::family::Family;
 use crate::ids::{NodeName, PodKey, PodUid};
+use crate::policy::{Labels, NamedPort, PolicyView};
 use crate::prefix;
 use crate::special::{overlap, special_ranges};
 
@@ -25,8 +26,27 @@ pub trait PodSource: Send + Sync {
     /// many changes may show as one, none is missed.
     async fn changed(&self, seen: Revision) -> Revision;
 
+    /// The latest view of what policies need, apart from the rest: pods of other nodes come and go all the time, and only
+    /// policies care.
+    fn policies(&self) -> Arc<PolicyView>;
+
+    /// Waits until the revision of that view differs from `seen` and returns the new one.
+    async fn policies_changed(&self, seen: Revision) -> Revision;
+
+    /// Says what is needed from now on beyond the node's own objects. What is not needed is not kept.
+    fn demand(&self, demand: Demand);
+
     /// Reads one pod directly, for an ADD that is ahead of the view. `None`: there is no such pod.
     async fn pod(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError>;
+}
+
+/// What a node needs to know of the cluster beyond its own objects.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Labels of namespaces, in [`ClusterView::namespaces`]: the claims in force select by them.
+    pub namespaces: bool,
+    /// Policies and, where there are any, namespaces and pods of other nodes, in the [`PolicyView`].
+    pub policies: bool,
 }
 
 /// Counts views; a larger one is newer.
@@ -115,13 +135,17 @@ pub struct PodView {
     /// All annotations.
     pub annotations: BTreeMap<String, String>,
     /// All labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<Labels>,
     /// Condition `Ready` is true, or the object carries no conditions (a manifest).
     pub ready: bool,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
     /// Uses the node's own network namespace.
     pub host_network: bool,
+    /// Its phase is `Succeeded` or `Failed`: its processes have ended for good.
+    pub ended: bool,
+    /// Its ports that have a name, in order.
+    pub ports: Arc<[NamedPort]>,
     /// `image` of the first container, as written.
     pub image: Option<String>,
     /// `status.podIPs`: how a pod of another node is reached. Never a source of truth for a local one.

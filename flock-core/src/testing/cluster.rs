@@ -8,7 +8,10 @@ use tokio::sync::watch;
 
 use crate::config::NodeConfigSpec;
 use crate::ids::PodKey;
-use crate::ports::{ClusterView, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision};
+use crate::policy::PolicyView;
+use crate::ports::{
+    ClusterView, Demand, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision,
+};
 
 /// A ready pod named `namespace/name` without annotations, labels, UID or node.
 ///
@@ -21,10 +24,12 @@ pub fn pod_view(key: &str) -> PodView {
         uid: None,
         node: None,
         annotations: BTreeMap::new(),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         ready: true,
         terminating: false,
         host_network: false,
+        ended: false,
+        ports: Arc::default(),
         image: None,
         pod_ips: Vec::new(),
         reported: Vec::new(),
@@ -37,6 +42,8 @@ pub fn pod_view(key: &str) -> PodView {
 pub struct FakePodSource {
     state: Mutex<State>,
     revision: watch::Sender<Revision>,
+    policies: watch::Sender<Arc<PolicyView>>,
+    demand: watch::Sender<Demand>,
 }
 
 #[derive(Debug)]
@@ -48,7 +55,7 @@ struct State {
 }
 
 impl Default for FakePodSource {
-    /// Ready, and empty.
+    /// Ready, and empty; policies are complete, and there are none.
     fn default() -> Self {
         let state = State {
             view: Arc::default(),
@@ -56,7 +63,13 @@ impl Default for FakePodSource {
             ahead: BTreeMap::new(),
             failure: None,
         };
-        Self { state: Mutex::new(state), revision: watch::Sender::default() }
+        let policies = PolicyView { complete: true, ..PolicyView::default() };
+        Self {
+            state: Mutex::new(state),
+            revision: watch::Sender::default(),
+            policies: watch::Sender::new(Arc::new(policies)),
+            demand: watch::Sender::default(),
+        }
     }
 }
 
@@ -129,6 +142,25 @@ impl FakePodSource {
         self.state().failure = reason.map(str::to_owned);
     }
 
+    /// Changes what the cluster says of policies.
+    pub fn edit_policies(&self, edit: impl FnOnce(&mut PolicyView)) {
+        self.policies.send_if_modified(|now| {
+            let mut view = (**now).clone();
+            edit(&mut view);
+            if view == **now {
+                return false;
+            }
+            view.revision.0 += 1;
+            *now = Arc::new(view);
+            true
+        });
+    }
+
+    /// What was last said to be needed.
+    pub fn demanded(&self) -> Demand {
+        *self.demand.borrow()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -163,6 +195,19 @@ impl PodSource for FakePodSource {
         let mut revision = self.revision.subscribe();
         // The sender lives in `self`, so the wait cannot fail.
         *revision.wait_for(|now| *now != seen).await.unwrap()
+    }
+
+    fn policies(&self) -> Arc<PolicyView> {
+        Arc::clone(&self.policies.borrow())
+    }
+
+    async fn policies_changed(&self, seen: Revision) -> Revision {
+        let mut policies = self.policies.subscribe();
+        policies.wait_for(|now| now.revision != seen).await.unwrap().revision
+    }
+
+    fn demand(&self, demand: Demand) {
+        self.demand.send_replace(demand);
     }
 
     async fn pod(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError> {

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use flock_core::app::{AttachRequest, Node, RoutesSynced, Standpoint};
 use flock_core::ids::{AttachmentId, PodKey, PodUid};
 use flock_core::ipam::{Addresses, Allocation, Phase};
 use flock_core::ports::{NetnsPath, PodSource, StateStore};
 use flock_core::route::{Member, NextHop, ObservedRoute, RouteDiff, RouteProtocol, Weight};
-use flock_core::testing::{FakeStore, KernelCall, pod_view};
+use flock_core::testing::{KernelCall, pod_view};
 
 use crate::world::{NOW, World, add, check, del, id, request};
 
@@ -367,7 +366,7 @@ async fn an_agent_without_its_state_file_finds_anycast_addresses_at_the_links() 
     world.serve(&node, "a").await;
     let mut before = node.report(NOW).await.allocations;
     drop(node);
-    let world = World { store: Arc::new(FakeStore::default()), ..world };
+    let world = world.without_state();
     let node = world.start().await;
     // The links do not know in which order they were asked for.
     before[0].anycast.sort();
@@ -385,7 +384,7 @@ async fn a_pod_whose_name_was_too_long_for_its_link_is_known_by_its_uid() {
     pod.uid = Some(uid.clone());
     world.pods.set_pod(pod);
     add(&node, "a", &AttachRequest { uid: Some(uid), ..asking(&name, SIX) }).await.unwrap();
-    let world = World { store: Arc::new(FakeStore::default()), ..world };
+    let world = world.without_state();
     let node = world.start().await;
     assert_eq!(node.report(NOW).await.allocations[0].pod, None, "the alias of a link has 255 bytes");
     sync(&node).await;

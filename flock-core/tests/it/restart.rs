@@ -1,10 +1,7 @@
 //! What a start takes over: from the state file, from the kernel, from an ADD that a crash cut off.
 
-use std::sync::Arc;
-
 use flock_core::ipam::Phase;
 use flock_core::ports::StateStore;
-use flock_core::testing::FakeStore;
 
 use crate::world::*;
 
@@ -30,7 +27,7 @@ async fn a_restart_without_a_state_file_knows_the_pods_from_the_kernel() {
     let world = World::new();
     let node = world.start().await;
     let held = add(&node, "c1", &request(Some("ns/p"))).await.unwrap().addresses;
-    let world = World { store: Arc::new(FakeStore::default()), ..world };
+    let world = world.without_state();
     let (node, notices) = world.start_in("boot-1").await;
     assert_eq!(notices, vec!["c1/eth0 is taken over from the kernel"]);
     let report = node.report(NOW).await;

@@ -1,26 +1,24 @@
 //! A node over fakes, for the tests of the use cases.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::ops::Deref;
 
-use flock_core::app::{
-    AttachError, AttachRequest, Attached, CheckError, CheckRequest, Node, Ports, Settings,
-};
+use flock_core::app::{AttachError, AttachRequest, Attached, CheckError, CheckRequest, Node};
 use flock_core::config::{BgpSpec, NodeConfigSpec, PeerSpec};
-use flock_core::ids::{AttachmentId, NodeName};
+use flock_core::ids::AttachmentId;
 use flock_core::ipam::Phase;
-use flock_core::ports::{NetlinkError, NetnsPath, NodeConfigView, Readiness, StateStore};
+use flock_core::ports::{NetlinkError, NetnsPath, NodeConfigView, StateStore};
 use flock_core::route::RouteProtocol;
-use flock_core::testing::{FakeKernel, FakePodSource, FakeRouting, FakeStatusSink, FakeStore};
 use flock_core::time::Timestamp;
 
-/// A node and the fakes around it; the fakes outlive a restart.
-pub(crate) struct World {
-    pub(crate) kernel: Arc<FakeKernel>,
-    pub(crate) pods: Arc<FakePodSource>,
-    pub(crate) routing: Arc<FakeRouting>,
-    pub(crate) status: Arc<FakeStatusSink>,
-    pub(crate) store: Arc<FakeStore>,
+/// The fakes around a node that has a NodeConfig.
+pub(crate) struct World(flock_core::testing::World);
+
+impl Deref for World {
+    type Target = flock_core::testing::World;
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
 }
 
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -57,16 +55,15 @@ pub(crate) fn request(pod: Option<&str>) -> AttachRequest {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let world = Self {
-            kernel: Arc::new(FakeKernel::new()),
-            pods: Arc::new(FakePodSource::default()),
-            routing: Arc::new(FakeRouting::default()),
-            status: Arc::new(FakeStatusSink::default()),
-            store: Arc::new(FakeStore::default()),
-        };
-        world.pods.set_readiness(Readiness::Ready);
+        let world = Self(flock_core::testing::World::default());
         world.configure(&["2001:db8:1::/64"], &["192.0.2.0/24"]);
         world
+    }
+
+    /// The same after the state file was lost.
+    pub(crate) fn without_state(mut self) -> Self {
+        self.0.store = std::sync::Arc::default();
+        self
     }
 
     pub(crate) fn configure(&self, cidr6: &[&str], cidr4: &[&str]) {
@@ -74,16 +71,7 @@ impl World {
     }
 
     pub(crate) async fn start_in(&self, boot: &str) -> (Node, Vec<String>) {
-        let ports = Ports {
-            netlink: self.kernel.clone(),
-            pods: self.pods.clone(),
-            routing: self.routing.clone(),
-            status: self.status.clone(),
-            store: self.store.clone(),
-        };
-        let node = NodeName::parse("n1").unwrap();
-        let settings = Settings { node, boot_id: boot.to_owned(), mtu: None };
-        let (node, notices) = Node::start(settings, ports, NOW).await.unwrap();
+        let (node, notices) = self.0.start(boot, NOW).await;
         node.sync_config();
         (node, notices)
     }

@@ -40,7 +40,7 @@ pub(crate) fn manifest_of(pod: &PodView) -> Value {
             "name": pod.key.name(),
             "uid": pod.uid,
             "annotations": pod.annotations,
-            "labels": pod.labels,
+            "labels": *pod.labels,
             "deletionTimestamp": pod.terminating.then_some("2026-01-01T00:00:00Z"),
         },
         "spec": {

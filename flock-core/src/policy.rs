@@ -1,0 +1,27 @@
+//! NetworkPolicy: what the cluster asks for, compiled into what the firewall holds.
+//!
+//! ```text
+//!   PolicyView (policies, namespaces, pods of other nodes) --+
+//!   LocalPod  (links of this node and their addresses) ------+--> compile --> Ruleset
+//!                                                                               |
+//!   Ruleset as last written ---------------------------------------> Update::between --> render --> nftables
+//! ```
+//!
+//! Everything here is pure. [`Firewall`](crate::ports::Firewall) is the port that writes it.
+
+mod compile;
+mod diff;
+mod model;
+pub mod render;
+mod ruleset;
+
+pub use compile::{Guard, LocalIdentity, LocalPod, compile, guard};
+pub use diff::{Change, Judging, PeerChange, Update};
+pub use model::{
+    Labels, NamedPort, NetworkPolicy, PolicyKey, PolicyPeer, PolicyPod, PolicyPort, PolicyRule, PolicyView,
+    PortMatch, PortRange, Protocol,
+};
+pub use ruleset::{
+    Action, Chain, ChainId, Direction, End, Gate, Peer, PeerId, Place, PodRules, PortsId, Rule, Ruleset,
+    Shut, Stamp, Tier,
+};

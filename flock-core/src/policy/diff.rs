@@ -1,0 +1,152 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Chain, ChainId, PeerId, PodRules, PortRange, PortsId, Ruleset, Stamp};
+use crate::ids::IfName;
+
+/// What makes one set of rules into another, as one transaction.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Update {
+    /// Links that are new, different or gone: what was there, and what is to be.
+    pub pods: BTreeMap<IfName, Change<PodRules>>,
+    /// Chains that are new or gone. A chain never changes: its name stands for its content.
+    pub chains: BTreeMap<ChainId, Change<Arc<Chain>>>,
+    /// Peers that are new, different or gone.
+    pub peers: BTreeMap<PeerId, PeerChange>,
+    /// Lists of ports that are new or gone.
+    pub ports: BTreeMap<PortsId, Change<Arc<[PortRange]>>>,
+    /// How flows are judged from now on; `None`: as before.
+    pub judging: Option<Judging>,
+}
+
+/// What was there, and what is to be; not both `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change<T> {
+    /// `None`: it is new.
+    pub before: Option<T>,
+    /// `None`: it is gone.
+    pub after: Option<T>,
+}
+
+/// What becomes of the peers of a selector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PeerChange {
+    /// They are new.
+    New(Arc<BTreeSet<IpAddr>>),
+    /// Some came, some went.
+    Members {
+        /// Those that came.
+        added: BTreeSet<IpAddr>,
+        /// Those that went.
+        removed: BTreeSet<IpAddr>,
+    },
+    /// No rule names them any more.
+    Gone,
+}
+
+/// Whether flows are judged, and which of them again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judging {
+    /// They are tracked and judged; those without this stamp are judged (again).
+    On(Stamp),
+    /// They are neither tracked nor judged.
+    Off,
+}
+
+impl Update {
+    /// The difference. `judging` is set where that begins or ends; the first stamp is `stamp`.
+    pub fn between(written: &Ruleset, wanted: &Ruleset, stamp: Stamp) -> Self {
+        let judging = match (written.judging, wanted.judging) {
+            (false, true) => Some(Judging::On(stamp)),
+            (true, false) => Some(Judging::Off),
+            _ => None,
+        };
+        Self {
+            pods: changes(&written.pods, &wanted.pods),
+            chains: changes(&written.chains, &wanted.chains),
+            peers: peers(&written.peers, &wanted.peers),
+            ports: changes(&written.ports, &wanted.ports),
+            judging,
+        }
+    }
+
+    /// Nothing is different.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The same with all open flows judged again.
+    #[must_use]
+    pub fn judging_again(self, stamp: Stamp) -> Self {
+        Self { judging: Some(Judging::On(stamp)), ..self }
+    }
+
+    /// Does to `rules` what the transaction does to the kernel.
+    pub fn apply(&self, rules: &mut Ruleset) {
+        apply(&self.pods, &mut rules.pods);
+        apply(&self.chains, &mut rules.chains);
+        apply(&self.ports, &mut rules.ports);
+        for (id, change) in &self.peers {
+            match change {
+                PeerChange::New(members) => {
+                    rules.peers.insert(*id, Arc::clone(members));
+                }
+                PeerChange::Gone => {
+                    rules.peers.remove(id);
+                }
+                PeerChange::Members { added, removed } => {
+                    let members = Arc::make_mut(rules.peers.entry(*id).or_default());
+                    members.retain(|address| !removed.contains(address));
+                    members.extend(added);
+                }
+            }
+        }
+        match self.judging {
+            Some(Judging::On(_)) => rules.judging = true,
+            Some(Judging::Off) => rules.judging = false,
+            None => {}
+        }
+    }
+}
+
+fn changes<K: Ord + Clone, V: PartialEq + Clone>(
+    written: &BTreeMap<K, V>,
+    wanted: &BTreeMap<K, V>,
+) -> BTreeMap<K, Change<V>> {
+    let change = |key: &K| {
+        let (before, after) = (written.get(key), wanted.get(key));
+        let change = Change { before: before.cloned(), after: after.cloned() };
+        (before != after).then(|| (key.clone(), change))
+    };
+    let gone = written.keys().filter(|key| !wanted.contains_key(key));
+    wanted.keys().chain(gone).filter_map(change).collect()
+}
+
+fn apply<K: Ord + Clone, V: Clone>(changes: &BTreeMap<K, Change<V>>, to: &mut BTreeMap<K, V>) {
+    for (key, change) in changes {
+        match &change.after {
+            Some(after) => to.insert(key.clone(), after.clone()),
+            None => to.remove(key),
+        };
+    }
+}
+
+fn peers(
+    written: &BTreeMap<PeerId, Arc<BTreeSet<IpAddr>>>,
+    wanted: &BTreeMap<PeerId, Arc<BTreeSet<IpAddr>>>,
+) -> BTreeMap<PeerId, PeerChange> {
+    let gone = written.keys().filter(|id| !wanted.contains_key(id)).map(|id| (*id, PeerChange::Gone));
+    let there = wanted.iter().filter_map(|(id, after)| {
+        let change = match written.get(id) {
+            None => PeerChange::New(Arc::clone(after)),
+            Some(before) if Arc::ptr_eq(before, after) || before == after => return None,
+            Some(before) => PeerChange::Members {
+                added: after.difference(before).copied().collect(),
+                removed: before.difference(after).copied().collect(),
+            },
+        };
+        Some((*id, change))
+    });
+    gone.chain(there).collect()
+}

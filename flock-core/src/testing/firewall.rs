@@ -1,0 +1,145 @@
+//! A packet filter in memory.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::policy::{Guard, Judging, Ruleset, Stamp, Update};
+use crate::ports::{Counters, Fingerprint, Firewall, FirewallError, Observed};
+
+/// One call of the [`Firewall`] port that changes something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FirewallCall {
+    Replace,
+    Update(Update),
+    Guard(Guard),
+    Forget(BTreeSet<IpAddr>),
+    ForgetStamps(Stamp),
+}
+
+/// A [`Firewall`] that holds what it is told, and says what it was asked to do.
+#[derive(Debug, Default)]
+pub struct FakeFirewall(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    table: Option<(Ruleset, Option<Stamp>)>,
+    tables: u64,
+    foreign: u32,
+    calls: Vec<FirewallCall>,
+    failures: VecDeque<&'static str>,
+}
+
+impl FakeFirewall {
+    /// What the table holds; `None` without one.
+    pub fn rules(&self) -> Option<Ruleset> {
+        self.state().table.as_ref().map(|(rules, _)| rules.clone())
+    }
+
+    /// The stamp in use.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.state().table.as_ref().and_then(|(_, stamp)| *stamp)
+    }
+
+    /// What it was asked to do since the last time.
+    pub fn take_calls(&self) -> Vec<FirewallCall> {
+        std::mem::take(&mut self.state().calls)
+    }
+
+    /// The next call that changes something is refused.
+    pub fn fail_next(&self, step: &'static str) {
+        self.state().failures.push_back(step);
+    }
+
+    /// Somebody removes all tables.
+    pub fn flush(&self) {
+        let mut state = self.state();
+        state.table = None;
+        state.foreign += 1;
+    }
+
+    /// Somebody changes a table of their own.
+    pub fn disturb(&self) {
+        self.state().foreign += 1;
+    }
+
+    /// Somebody changes the rules.
+    pub fn tamper(&self, edit: impl FnOnce(&mut Ruleset)) {
+        let mut state = self.state();
+        state.foreign += 1;
+        if let Some((rules, _)) = &mut state.table {
+            edit(rules);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn call(&self, call: FirewallCall) -> Result<MutexGuard<'_, State>, FirewallError> {
+        let mut state = self.state();
+        state.calls.push(call);
+        match state.failures.pop_front() {
+            Some(step) => Err(FirewallError::Kernel { step, source: io::Error::other("told to fail") }),
+            None => Ok(state),
+        }
+    }
+}
+
+#[async_trait]
+impl Firewall for FakeFirewall {
+    async fn replace(&self, wanted: &Ruleset, stamp: Stamp) -> Result<(), FirewallError> {
+        let mut state = self.call(FirewallCall::Replace)?;
+        state.table = Some((wanted.clone(), wanted.judging.then_some(stamp)));
+        state.tables += 1;
+        Ok(())
+    }
+
+    async fn update(&self, update: &Update) -> Result<(), FirewallError> {
+        if update.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.call(FirewallCall::Update(update.clone()))?;
+        let (rules, stamp) = state.table.as_mut().ok_or(FirewallError::Missing)?;
+        update.apply(rules);
+        match update.judging {
+            Some(Judging::On(raised)) => *stamp = Some(raised),
+            Some(Judging::Off) => *stamp = None,
+            None => {}
+        }
+        Ok(())
+    }
+
+    async fn guard(&self, guard: &Guard) -> Result<(), FirewallError> {
+        let mut state = self.call(FirewallCall::Guard(guard.clone()))?;
+        let (rules, _) = state.table.as_mut().ok_or(FirewallError::Missing)?;
+        guard.apply(rules);
+        Ok(())
+    }
+
+    async fn forget(&self, addresses: &BTreeSet<IpAddr>) -> Result<usize, FirewallError> {
+        drop(self.call(FirewallCall::Forget(addresses.clone()))?);
+        Ok(0)
+    }
+
+    async fn forget_stamps(&self, current: Stamp) -> Result<(), FirewallError> {
+        self.call(FirewallCall::ForgetStamps(current)).map(drop)
+    }
+
+    async fn fingerprint(&self) -> Result<Fingerprint, FirewallError> {
+        let state = self.state();
+        Ok(Fingerprint { table: state.table.as_ref().map(|_| state.tables), foreign: state.foreign })
+    }
+
+    async fn observe(&self) -> Result<Option<Observed>, FirewallError> {
+        let state = self.state();
+        Ok(state.table.as_ref().map(|(rules, stamp)| rules.as_observed(*stamp)))
+    }
+
+    async fn counters(&self) -> Result<Counters, FirewallError> {
+        Ok(Counters::default())
+    }
+}
