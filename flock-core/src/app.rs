@@ -6,6 +6,7 @@
 //!   gc, readiness, report                              any time
 //!   sync_config -> sync_routes, sync_routing           level-triggered, safe to repeat
 //!   sync_links                                         the same; locks the attachments it sweeps away
+//!   sync_firewall                                      the same; one writer, whose turn an ADD waits for
 //! ```
 //!
 //! The state (allocations, the configuration in force) sits behind one mutex that is held for
@@ -19,6 +20,7 @@ mod detach;
 mod drift;
 mod error;
 mod explain;
+mod firewall;
 mod gc;
 mod lock;
 mod reconcile;
@@ -28,6 +30,7 @@ mod status;
 mod sweep;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -38,6 +41,7 @@ pub use check::CheckRequest;
 pub use drift::drift;
 pub use error::{AttachError, CheckError, GcError, StartError};
 pub use explain::{AddressExplanation, Explanation, PodObject};
+pub use firewall::FirewallSynced;
 pub use lock::AttachmentGuard;
 pub use reconcile::{Configured, RoutesSynced};
 pub use status::{AllocationReport, Report};
@@ -89,6 +93,10 @@ pub struct Node {
     state: Mutex<State>,
     /// Counts local changes the reconcilers should look at.
     changes: watch::Sender<u64>,
+    /// The same for the firewall.
+    firewall_changes: watch::Sender<u64>,
+    /// The firewall's table. Held over an await: its writer waits for the kernel.
+    table: tokio::sync::Mutex<firewall::Table>,
 }
 
 /// Everything that changes.
@@ -110,6 +118,10 @@ struct State {
     skipped: BTreeSet<Skipped>,
     /// What the routing daemon said to the configuration in force; `None` before it was first asked.
     routing: Option<Result<(), String>>,
+    /// What the firewall said to the last pass; `None` before the first.
+    firewall: Option<Result<(), String>>,
+    /// Addresses that were released and whose flows are still known.
+    freed: BTreeSet<IpAddr>,
     /// What looks like a leak.
     suspects: Suspects,
     /// What is being detached.

@@ -92,7 +92,7 @@ pub fn eligibility(allocation: &Allocation, Evidence { view, served }: Evidence<
 
 /// The pod behind an allocation, by its name and its UID; by that alone where the name was too long for the alias of
 /// the link that the allocation was taken over from.
-fn pod_of<'a>(allocation: &Allocation, view: &'a ClusterView) -> Option<&'a Arc<PodView>> {
+pub(crate) fn pod_of<'a>(allocation: &Allocation, view: &'a ClusterView) -> Option<&'a Arc<PodView>> {
     let uid = allocation.uid.as_ref();
     match &allocation.pod {
         Some(key) => view.own_pod(key).filter(|pod| pod.is(uid)),

@@ -112,7 +112,14 @@ impl Node {
         if fresh {
             rollback.push(Undo::Detach);
         }
-        let (saved, attached) = tokio::join!(self.persist(), self.ports.netlink.attach(&link));
+        let program = async {
+            // An address is not handed on with the flows of its last owner.
+            self.forget_flows_of(&allocation).await?;
+            // No link is there for a moment without its rules.
+            self.guard(&allocation).await?;
+            Ok::<_, AttachError>(self.ports.netlink.attach(&link).await?)
+        };
+        let (saved, attached) = tokio::join!(self.persist(), program);
         let state = attached?;
         saved?;
         if abandoned() {
@@ -129,6 +136,7 @@ impl Node {
             return Err(AttachError::Abandoned);
         }
         self.look_again_if_outdated(guard, &link);
+        self.wake_firewall();
         Ok(Attached { link: state, addresses: allocation.addresses })
     }
 

@@ -14,7 +14,15 @@ impl Node {
     pub async fn detach(&self, guard: &AttachmentGuard, now: Timestamp) -> Result<bool, NetlinkError> {
         let _leaving = self.leaving(guard.attachment());
         self.ports.netlink.detach(guard.attachment()).await?;
-        let released = self.state().ipam.release(guard.attachment(), now);
+        let released = {
+            let mut state = self.state();
+            let released = state.ipam.release(guard.attachment(), now);
+            released.iter().for_each(|released| state.free(released));
+            released
+        };
+        if released.is_some() {
+            self.wake_firewall();
+        }
         // Those who are left may be all that there is now.
         if released.as_ref().is_some_and(|released| !released.anycast.is_empty()) {
             self.wake();

@@ -2,7 +2,7 @@ use crate::annotation::AnnotationError;
 use crate::ids::{AttachmentId, NodeName};
 use crate::ipam::IpamError;
 use crate::pod_plan::PlanError;
-use crate::ports::{NetlinkError, PodSourceError, Retry, StoreError};
+use crate::ports::{FirewallError, NetlinkError, PodSourceError, Retry, StoreError};
 
 /// Why a pod did not get its network.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,9 @@ pub enum AttachError {
     /// The kernel did not do it.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The firewall could not be made ready for it.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
     /// The allocation could not be made durable.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -58,6 +61,7 @@ impl AttachError {
             Self::Plan(error) => error.retry(),
             Self::Ipam(error) => error.retry(),
             Self::Netlink(error) => error.retry(),
+            Self::Firewall(error) => error.retry(),
             Self::Store(error) => error.retry(),
         }
     }
@@ -72,6 +76,7 @@ impl AttachError {
             Self::Ipam(error) => error.label(),
             Self::Mtu { .. } => "mtu",
             Self::Netlink(error) => error.label(),
+            Self::Firewall(error) => error.label(),
             Self::Store(error) => error.label(),
             Self::Abandoned => "abandoned",
         }

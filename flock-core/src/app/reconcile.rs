@@ -12,7 +12,7 @@ use crate::config::{NodeConfig, NodeConfigSpec};
 use crate::eligibility::served;
 use crate::family::Family;
 use crate::ipam::Pools;
-use crate::ports::{Applied, NetlinkError, PodEvent, RoutingError, StatusError};
+use crate::ports::{Applied, Demand, NetlinkError, PodEvent, RoutingError, StatusError};
 use crate::route::{ObservedRoute, RouteDiff, RouteSet};
 use crate::time::Timestamp;
 
@@ -42,6 +42,12 @@ impl Node {
     /// Takes the configuration of the latest view over, if it is a good one; where it is refused and none is in force
     /// yet, the last good one of an earlier run. Pods keep their addresses.
     pub fn sync_config(&self) -> Configured {
+        let configured = self.take_config();
+        self.demand();
+        configured
+    }
+
+    fn take_config(&self) -> Configured {
         let view = self.ports.pods.snapshot();
         let written = view.node_config.as_ref().map(|written| written.spec.clone());
         let verdict = written.map(|spec| spec.and_then(|spec| accept(&spec)));
@@ -74,6 +80,16 @@ impl Node {
         }
     }
 
+    /// Tells the pod source what is needed beyond the node's own objects.
+    pub(super) fn demand(&self) {
+        let namespaces = {
+            let state = self.state();
+            let claims = state.config.iter().flat_map(|config| &config.claims);
+            claims.into_iter().any(|claim| !claim.namespaces.selects_all())
+        };
+        self.ports.pods.demand(Demand { namespaces, policies: self.ports.firewall.is_some() });
+    }
+
     /// Reads the node's own addresses and uplink again.
     pub async fn sync_facts(&self) -> Result<(), NetlinkError> {
         let mut facts = self.ports.netlink.node().await?;
@@ -86,6 +102,8 @@ impl Node {
         if state.facts != facts {
             state.facts = facts;
             state.reserve();
+            drop(state);
+            self.wake();
         }
         Ok(())
     }

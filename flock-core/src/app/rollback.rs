@@ -36,6 +36,7 @@ impl Rollback {
                 // Addresses of a link that is still there are not free.
                 Undo::Release if detached => {
                     node.state().ipam.release(attachment, clock());
+                    node.wake_firewall();
                     // Written later where it cannot be now, as with a DEL; `catch_up` says so if that takes long.
                     let _ = node.persist().await;
                 }

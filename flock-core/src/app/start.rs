@@ -50,10 +50,16 @@ impl Node {
             locks: lock::AttachmentLocks::default(),
             state,
             changes: watch::Sender::new(0),
+            firewall_changes: watch::Sender::new(0),
+            table: tokio::sync::Mutex::default(),
         };
         if let Err(error) = node.persist().await {
             notices.push(format!("{error}; what this start found out is written later"));
         }
+        if let Err(error) = node.start_firewall().await {
+            notices.push(format!("{error}; no pod is attached before the firewall can be written"));
+        }
+        node.demand();
         Ok((node, notices))
     }
 }

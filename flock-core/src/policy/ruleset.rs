@@ -27,6 +27,25 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
+    /// Takes out what no pod needs any more: chains, then the peers and ports they named.
+    pub fn prune(&mut self) {
+        let used: BTreeSet<ChainId> = self
+            .pods
+            .values()
+            .flat_map(|pod| match &pod.place {
+                Place::Judged(chains) => chains.values().copied().collect(),
+                Place::Open | Place::Shut(_) => Vec::new(),
+            })
+            .collect();
+        self.chains.retain(|chain, _| used.contains(chain));
+        let rules = || self.chains.values().flat_map(|chain| &chain.rules);
+        let peers: BTreeSet<PeerId> =
+            rules().filter_map(|rule| if let Peer::Pods(id) = rule.peer { Some(id) } else { None }).collect();
+        let ports: BTreeSet<PortsId> = rules().filter_map(|rule| rule.ports?.1).collect();
+        self.peers.retain(|id, _| peers.contains(id));
+        self.ports.retain(|id, _| ports.contains(id));
+    }
+
     /// What the kernel shows of a table that holds exactly this.
     pub fn as_observed(&self, stamp: Option<Stamp>) -> Observed {
         Observed { stamp, ..Observed::default() }

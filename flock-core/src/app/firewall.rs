@@ -1,0 +1,370 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Node, State};
+use crate::eligibility::pod_of;
+use crate::ipam::Allocation;
+use crate::policy::{
+    ChainId, Guard, LocalIdentity, LocalPod, Place, PodRules, Ruleset, Shut, Stamp, Update, compile, guard,
+};
+use crate::ports::{ClusterView, Fingerprint, Firewall, FirewallError};
+
+/// What flock knows of the table in the kernel. Whoever changes the table holds it: one writer at a time.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// What it was last made to hold; `None`: what an earlier run wrote is in force.
+    rules: Option<Ruleset>,
+    /// It does not hold that any more, or is not there: everything has to be written.
+    lost: bool,
+    stamp: Stamp,
+    /// As last seen.
+    seen: Fingerprint,
+    /// Chains nft has refused. Pods that need one are shut.
+    failed: BTreeSet<ChainId>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self {
+            rules: None,
+            lost: false,
+            stamp: Stamp::LAST,
+            seen: Fingerprint::default(),
+            failed: BTreeSet::new(),
+        }
+    }
+}
+
+/// What a pass over the firewall did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FirewallSynced {
+    /// flock was told to leave the firewall alone.
+    Off,
+    /// It is as it should be, or policies are not known yet and what is there stays in force.
+    Unchanged,
+    /// A difference was written.
+    Updated(Update),
+    /// Everything was written.
+    Replaced,
+}
+
+impl Node {
+    /// Takes the firewall over from an earlier run. Where that left a table it stays in force until policies are known;
+    /// else one is written at once in which every pod is shut.
+    pub(super) async fn start_firewall(&self) -> Result<(), FirewallError> {
+        let Some(firewall) = &self.ports.firewall else { return Ok(()) };
+        let mut table = self.table.lock().await;
+        let observed = firewall.observe().await?;
+        if let Some(stamp) = observed.as_ref().and_then(|observed| observed.stamp) {
+            table.stamp = stamp;
+            table.seen = firewall.fingerprint().await?;
+            return Ok(());
+        }
+        // Flows that were judged by an earlier table, whose stamp nobody knows any more.
+        firewall.forget_stamps(table.stamp).await?;
+        // Where no flow was judged nothing was refused either, and the links that are there stay as they are.
+        let place = if observed.is_some() { Place::Open } else { Place::Shut(Shut::Starting) };
+        table.replace(&**firewall, self.alike(&place)).await
+    }
+
+    /// The same for all pods, while policies are not known.
+    fn alike(&self, place: &Place) -> Ruleset {
+        let pods = self.local_pods(&self.ports.pods.snapshot()).into_iter().map(|pod| {
+            let sources = pod.addresses.into_iter().chain(pod.anycast).collect();
+            (pod.link, PodRules { sources, place: place.clone() })
+        });
+        Ruleset { judging: true, pods: pods.collect(), ..Ruleset::default() }
+    }
+
+    /// Makes the firewall hold what policies and pods ask for. Also forgets the flows of addresses that were released.
+    pub async fn sync_firewall(&self) -> Result<FirewallSynced, FirewallError> {
+        let Some(firewall) = &self.ports.firewall else { return Ok(FirewallSynced::Off) };
+        let mut table = self.table.lock().await;
+        let outcome = self.write(&mut table, &**firewall).await;
+        self.state().firewall = Some(outcome.as_ref().map(drop).map_err(ToString::to_string));
+        self.forget_flows(&**firewall).await?;
+        outcome
+    }
+
+    async fn write(
+        &self,
+        table: &mut Table,
+        firewall: &dyn Firewall,
+    ) -> Result<FirewallSynced, FirewallError> {
+        let Some(wanted) = self.wanted_rules(table) else { return Ok(FirewallSynced::Unchanged) };
+        match table.write(firewall, &wanted).await {
+            Err(FirewallError::Refused(reason)) => {
+                tracing::error!(
+                    op = "sync_firewall",
+                    reason,
+                    "a policy cannot be written: the pods it selects are shut"
+                );
+                table.find_failed(firewall, &wanted).await?;
+                let wanted = without(&wanted, &table.failed);
+                table.write(firewall, &wanted).await?;
+                Err(FirewallError::Refused(reason))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// What the table has to hold; `None` while what an earlier run wrote stays in force.
+    fn wanted_rules(&self, table: &Table) -> Option<Ruleset> {
+        let (cluster, view) = (self.ports.pods.snapshot(), self.ports.pods.policies());
+        let pods = self.local_pods(&cluster);
+        if view.complete && !cluster.pods_pending {
+            return Some(without(&compile(&view, &pods), &table.failed));
+        }
+        // What is in force stays so, for the pods that are there. New ones were shut by their ADD.
+        let Some(mut rules) = table.rules.clone() else {
+            return table.lost.then(|| self.alike(&Place::Shut(Shut::Starting)));
+        };
+        let links: BTreeSet<_> = pods.iter().map(|pod| &pod.link).collect();
+        rules.pods.retain(|link, _| links.contains(link));
+        rules.judging = true;
+        Some(rules)
+    }
+
+    /// Has the kernel ready for a pod before its link is there.
+    pub(super) async fn guard(&self, allocation: &Allocation) -> Result<(), FirewallError> {
+        let Some(firewall) = &self.ports.firewall else { return Ok(()) };
+        let mut table = self.table.lock().await;
+        let guard = {
+            let (cluster, view) = (self.ports.pods.snapshot(), self.ports.pods.policies());
+            table.guard_for(guard(&view, &local_pod(allocation, &cluster)))
+        };
+        // Without judging nothing is shut, whatever the sets say: policies are there that the table does not know yet.
+        let judges = table.rules.as_ref().is_none_or(|rules| rules.judging);
+        if guard.shut && !judges {
+            self.write(&mut table, &**firewall).await?;
+        }
+        match firewall.guard(&guard).await {
+            Err(FirewallError::Missing) => {
+                table.lost = true;
+                self.write(&mut table, &**firewall).await?;
+                firewall.guard(&guard).await?;
+            }
+            outcome => outcome?,
+        }
+        if let Some(rules) = &mut table.rules {
+            guard.apply(rules);
+        }
+        Ok(())
+    }
+
+    /// Looks whether somebody else has changed the table, in a few microseconds unless somebody has. Where it is not
+    /// what was written any more it is written anew by the next pass; says what was found.
+    pub async fn watch_firewall(&self, thoroughly: bool) -> Result<Option<String>, FirewallError> {
+        let Some(firewall) = &self.ports.firewall else { return Ok(None) };
+        let mut table = self.table.lock().await;
+        let seen = firewall.fingerprint().await?;
+        let found = if seen.table.is_none() {
+            Some("the nftables table inet flock was removed".to_owned())
+        } else if seen.table != table.seen.table {
+            Some("the nftables table inet flock was replaced".to_owned())
+        } else if seen.foreign != table.seen.foreign || thoroughly {
+            table.differs(firewall.observe().await?)
+        } else {
+            None
+        };
+        table.seen = seen;
+        if found.is_some() {
+            table.lost = true;
+            self.wake_firewall();
+        }
+        Ok(found)
+    }
+
+    /// Tries again what nft has refused.
+    pub async fn retry_firewall(&self) {
+        let mut table = self.table.lock().await;
+        if !std::mem::take(&mut table.failed).is_empty() {
+            self.wake_firewall();
+        }
+    }
+
+    /// Forgets the flows of released addresses, so that no later owner inherits them.
+    pub(super) async fn forget_flows(&self, firewall: &dyn Firewall) -> Result<(), FirewallError> {
+        let freed = self.state().freed.clone();
+        if freed.is_empty() {
+            return Ok(());
+        }
+        firewall.forget(&freed).await?;
+        let mut state = self.state();
+        state.freed.retain(|address| !freed.contains(address));
+        Ok(())
+    }
+
+    /// Sees to it that no flow of an earlier owner of these addresses is left.
+    pub(super) async fn forget_flows_of(&self, allocation: &Allocation) -> Result<(), FirewallError> {
+        let Some(firewall) = &self.ports.firewall else { return Ok(()) };
+        let is_due = {
+            let state = self.state();
+            allocation.held().any(|address| state.freed.contains(&address))
+        };
+        if is_due { self.forget_flows(&**firewall).await } else { Ok(()) }
+    }
+
+    /// Wakes the loop that keeps the firewall.
+    pub(super) fn wake_firewall(&self) {
+        self.firewall_changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Wakes when a local change asks for another look at the firewall.
+    pub fn firewall_changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.firewall_changes.subscribe()
+    }
+
+    fn local_pods(&self, cluster: &ClusterView) -> Vec<LocalPod> {
+        self.state().staying().map(|held| local_pod(held, cluster)).collect()
+    }
+}
+
+/// A pod of this node, as policies see it.
+fn local_pod(held: &Allocation, cluster: &ClusterView) -> LocalPod {
+    let identity = match (pod_of(held, cluster), &held.pod, &held.uid) {
+        (Some(pod), Some(_), _) | (Some(pod), None, Some(_)) => LocalIdentity::Pod {
+            key: pod.key.clone(),
+            labels: Arc::clone(&pod.labels),
+            ports: Arc::clone(&pod.ports),
+            ended: pod.ended,
+        },
+        (None, Some(key), _) => LocalIdentity::Unknown { namespace: Some(key.namespace().to_owned()) },
+        (None, None, Some(_)) => LocalIdentity::Unknown { namespace: None },
+        (_, None, None) => LocalIdentity::Nameless,
+    };
+    LocalPod {
+        link: held.attachment.host_ifname(),
+        addresses: held.held().collect(),
+        anycast: held.anycast.clone(),
+        identity,
+    }
+}
+
+/// The same with the pods shut that need one of these chains.
+fn without(rules: &Ruleset, failed: &BTreeSet<ChainId>) -> Ruleset {
+    if failed.is_empty() {
+        return rules.clone();
+    }
+    let mut rules = rules.clone();
+    for pod in rules.pods.values_mut() {
+        if let Place::Judged(chains) = &pod.place
+            && chains.values().any(|chain| failed.contains(chain))
+        {
+            pod.place = Place::Shut(Shut::Failed);
+        }
+    }
+    rules.prune();
+    rules
+}
+
+impl Table {
+    async fn replace(&mut self, firewall: &dyn Firewall, wanted: Ruleset) -> Result<(), FirewallError> {
+        let stamp = self.next_stamp(firewall).await?;
+        firewall.replace(&wanted, stamp).await?;
+        self.stamp = stamp;
+        self.rules = Some(wanted);
+        self.lost = false;
+        self.seen = firewall.fingerprint().await?;
+        Ok(())
+    }
+
+    async fn write(
+        &mut self,
+        firewall: &dyn Firewall,
+        wanted: &Ruleset,
+    ) -> Result<FirewallSynced, FirewallError> {
+        let Some(written) = self.rules.as_ref().filter(|_| !self.lost) else {
+            self.replace(firewall, wanted.clone()).await?;
+            return Ok(FirewallSynced::Replaced);
+        };
+        let (next, _) = self.stamp.next();
+        let mut update = Update::between(written, wanted, next);
+        if update.is_empty() {
+            return Ok(FirewallSynced::Unchanged);
+        }
+        if update.judging.is_some() || wanted.judging && update.narrows() {
+            let stamp = self.next_stamp(firewall).await?;
+            if wanted.judging {
+                update = update.judging_again(stamp);
+            }
+            self.stamp = stamp;
+        }
+        match firewall.update(&update).await {
+            Ok(()) => {
+                self.rules = Some(wanted.clone());
+                Ok(FirewallSynced::Updated(update))
+            }
+            Err(error @ (FirewallError::Refused(_) | FirewallError::Program { .. })) => Err(error),
+            // The table is not what was written: it is written anew.
+            Err(error) => {
+                tracing::warn!(op = "sync_firewall", label = error.label(), %error, "the table is written anew");
+                self.replace(firewall, wanted.clone()).await?;
+                Ok(FirewallSynced::Replaced)
+            }
+        }
+    }
+
+    /// The number after the one in use. Where the numbers start again no flow may carry an old one.
+    async fn next_stamp(&self, firewall: &dyn Firewall) -> Result<Stamp, FirewallError> {
+        let (next, starts_again) = self.stamp.next();
+        if starts_again {
+            firewall.forget_stamps(self.stamp).await?;
+        }
+        Ok(next)
+    }
+
+    /// Finds out which of the chains that are not written yet nft refuses, one after another.
+    async fn find_failed(&mut self, firewall: &dyn Firewall, wanted: &Ruleset) -> Result<(), FirewallError> {
+        let written = self.rules.as_ref().map(|rules| rules.chains.clone()).unwrap_or_default();
+        let mut untried: BTreeSet<ChainId> =
+            wanted.chains.keys().filter(|chain| !written.contains_key(chain)).copied().collect();
+        while let Some(chain) = untried.pop_first() {
+            let others = untried.union(&self.failed).copied().collect();
+            match self.write(firewall, &without(wanted, &others)).await {
+                Ok(_) => {}
+                Err(FirewallError::Refused(_)) => {
+                    self.failed.insert(chain);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// What of a guard is still to be done: a pod that is judged or shut already stays so.
+    fn guard_for(&self, guard: Guard) -> Guard {
+        let pod = self.rules.as_ref().and_then(|rules| rules.pods.get(&guard.link));
+        let closed = pod.is_some_and(|pod| pod.place != Place::Open);
+        Guard { shut: guard.shut && !closed, ..guard }
+    }
+
+    /// How the table in the kernel differs from what was written, if that is known.
+    fn differs(&self, observed: Option<crate::ports::Observed>) -> Option<String> {
+        let rules = self.rules.as_ref()?;
+        let Some(observed) = observed else {
+            return Some("the nftables table inet flock was removed".to_owned());
+        };
+        let written = rules.as_observed(rules.judging.then_some(self.stamp));
+        if observed == written {
+            return None;
+        }
+        let named = difference(&written.chains, &observed.chains)
+            .or_else(|| difference(&written.sets, &observed.sets))
+            .unwrap_or_else(|| "the stamp".to_owned());
+        Some(format!("{named} of the nftables table inet flock was changed by another program"))
+    }
+}
+
+/// The first name whose content differs.
+fn difference<V: PartialEq>(written: &BTreeMap<String, V>, observed: &BTreeMap<String, V>) -> Option<String> {
+    let names: BTreeSet<&String> = written.keys().chain(observed.keys()).collect();
+    names.into_iter().find(|name| written.get(*name) != observed.get(*name)).cloned()
+}
+
+impl State {
+    /// Addresses whose flows are to be forgotten before somebody else gets them.
+    pub(super) fn free(&mut self, released: &Allocation) {
+        self.freed.extend(released.held().chain(released.anycast.iter().copied()));
+    }
+}
