@@ -31,6 +31,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) enum Part {
     /// The loop that keeps the routes.
     Routes,
+    /// The loop that keeps the firewall.
+    Firewall,
     /// The loop that keeps the links.
     Links,
     /// The loop that keeps BIRD on its peers.
@@ -82,14 +84,27 @@ pub(crate) async fn watch_bird(routing: Arc<dyn Routing>, health: Arc<Health>) {
     }
 }
 
+/// How a part is judged.
+struct Rule {
+    part: Part,
+    name: &'static str,
+    /// A pass of a loop is a sign of life however it went; of BIRD only an answer is.
+    turns: bool,
+    /// New pods wait while it is not well. What a pass leaves undone at the links, a path that hangs say, keeps none waiting.
+    ready: bool,
+}
+
+const RULES: [Rule; 5] = [
+    Rule { part: Part::Routes, name: "routes", turns: true, ready: true },
+    Rule { part: Part::Firewall, name: "firewall", turns: true, ready: true },
+    Rule { part: Part::Links, name: "links", turns: true, ready: false },
+    Rule { part: Part::Routing, name: "routing", turns: true, ready: true },
+    Rule { part: Part::Bird, name: "bird", turns: false, ready: true },
+];
+
 /// The parts, by value.
 #[derive(Debug, Clone)]
-struct Vitals {
-    routes: Sign,
-    links: Sign,
-    routing: Sign,
-    bird: Sign,
-}
+struct Vitals([Sign; RULES.len()]);
 
 /// What was last seen of one part.
 #[derive(Debug, Clone)]
@@ -102,50 +117,40 @@ struct Sign {
 
 impl Vitals {
     fn new(now: Instant) -> Self {
-        let sign = Sign { alive: now, last: None };
-        Self { routes: sign.clone(), links: sign.clone(), routing: sign.clone(), bird: sign }
+        Self(RULES.map(|_| Sign { alive: now, last: None }))
     }
 
     fn saw(&mut self, part: Part, outcome: Result<(), String>, now: Instant) {
-        let (sign, alive) = match part {
-            Part::Routes => (&mut self.routes, true),
-            Part::Links => (&mut self.links, true),
-            Part::Routing => (&mut self.routing, true),
-            Part::Bird => (&mut self.bird, outcome.is_ok()),
-        };
-        if alive {
-            sign.alive = now;
+        for (rule, sign) in RULES.iter().zip(&mut self.0).filter(|(rule, _)| rule.part == part) {
+            if rule.turns || outcome.is_ok() {
+                sign.alive = now;
+            }
+            sign.last = Some(outcome.clone());
         }
-        sign.last = Some(outcome);
     }
 
     fn livez(&self, now: Instant) -> Vec<Check> {
-        let turning = |sign: &Sign| {
-            let idle = now.saturating_duration_since(sign.alive);
-            if idle <= STUCK { Ok(()) } else { Err(format!("has not turned for {} s", idle.as_secs())) }
-        };
-        let answering = |sign: &Sign| {
+        let check = |(rule, sign): (&Rule, &Sign)| {
             let silent = now.saturating_duration_since(sign.alive);
-            let last = sign.last.as_ref().and_then(|last| last.as_ref().err());
-            let reason = last.map_or_else(String::new, |reason| format!(": {reason}"));
-            if silent <= LOST { Ok(()) } else { Err(format!("no answer for {} s{reason}", silent.as_secs())) }
+            let outcome = match rule.turns {
+                true if silent <= STUCK => Ok(()),
+                true => Err(format!("has not turned for {} s", silent.as_secs())),
+                false if silent <= LOST => Ok(()),
+                false => {
+                    let last = sign.last.as_ref().and_then(|last| last.as_ref().err());
+                    let reason = last.map_or_else(String::new, |reason| format!(": {reason}"));
+                    Err(format!("no answer for {} s{reason}", silent.as_secs()))
+                }
+            };
+            Check { name: rule.name, outcome }
         };
-        vec![
-            Check { name: "routes", outcome: turning(&self.routes) },
-            Check { name: "links", outcome: turning(&self.links) },
-            Check { name: "routing", outcome: turning(&self.routing) },
-            Check { name: "bird", outcome: answering(&self.bird) },
-        ]
+        RULES.iter().zip(&self.0).map(check).collect()
     }
 
-    /// Without the links: what a pass leaves undone there, a path that hangs say, keeps no new pod waiting.
     fn readyz(&self) -> Vec<Check> {
         let well = |sign: &Sign| sign.last.clone().unwrap_or_else(|| Err("not looked at yet".to_owned()));
-        vec![
-            Check { name: "routes", outcome: well(&self.routes) },
-            Check { name: "routing", outcome: well(&self.routing) },
-            Check { name: "bird", outcome: well(&self.bird) },
-        ]
+        let counted = RULES.iter().zip(&self.0).filter(|(rule, _)| rule.ready);
+        counted.map(|(rule, sign)| Check { name: rule.name, outcome: well(sign) }).collect()
     }
 }
 
@@ -182,13 +187,16 @@ mod tests {
         let mut vitals = Vitals::new(start);
         for seconds in (0..600).step_by(60) {
             let now = start + seconds * SECOND;
-            for part in [Part::Routes, Part::Links, Part::Routing] {
+            for part in [Part::Routes, Part::Firewall, Part::Links, Part::Routing] {
                 vitals.saw(part, Err("the kernel is busy".to_owned()), now);
             }
             vitals.saw(Part::Bird, Ok(()), now);
             assert_eq!(failing(&vitals.livez(now + STUCK)), [""; 0]);
-            assert_eq!(failing(&vitals.livez(now + STUCK + SECOND)), ["routes", "links", "routing"]);
-            assert_eq!(failing(&vitals.readyz()), ["routes", "routing"]);
+            assert_eq!(
+                failing(&vitals.livez(now + STUCK + SECOND)),
+                ["routes", "firewall", "links", "routing"]
+            );
+            assert_eq!(failing(&vitals.readyz()), ["routes", "firewall", "routing"]);
         }
     }
 
@@ -198,7 +206,7 @@ mod tests {
         let mut vitals = Vitals::new(start);
         let refused = || Err("connection refused".to_owned());
         let look = |vitals: &mut Vitals, bird, now| {
-            for part in [Part::Routes, Part::Links, Part::Routing] {
+            for part in [Part::Routes, Part::Firewall, Part::Links, Part::Routing] {
                 vitals.saw(part, Ok(()), now);
             }
             vitals.saw(Part::Bird, bird, now);
@@ -215,13 +223,13 @@ mod tests {
             look(&mut vitals, refused(), back + LOST + SECOND);
             vitals.livez(back + LOST + SECOND)
         };
-        assert_eq!(livez[3].outcome, Err("no answer for 181 s: connection refused".to_owned()));
+        assert_eq!(livez[4].outcome, Err("no answer for 181 s: connection refused".to_owned()));
     }
 
     #[test]
     fn nothing_is_ready_before_it_was_looked_at() {
         let vitals = Vitals::new(Instant::now());
-        assert_eq!(failing(&vitals.readyz()), ["routes", "routing", "bird"]);
+        assert_eq!(failing(&vitals.readyz()), ["routes", "firewall", "routing", "bird"]);
         assert_eq!(failing(&vitals.livez(Instant::now())), [""; 0]);
     }
 

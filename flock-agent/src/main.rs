@@ -15,6 +15,8 @@ mod explain;
 mod health;
 mod install;
 #[cfg(target_os = "linux")]
+mod keep;
+#[cfg(target_os = "linux")]
 mod log_status;
 mod plan;
 mod print;

@@ -1,27 +1,31 @@
-//! The loops that keep the kernel and BIRD at what they should be. Level-triggered: a wake only says
-//! "look again", and a slow tick looks anyway. Routes, links, the state file, BIRD and the status have a loop each, so
-//! that neither a BIRD that does not answer nor a link that takes its time delays a route, nor an API server a peer.
+//! The loops that keep the kernel, BIRD and the status at what they should be. Routes, links, the firewall, the state file,
+//! BIRD and the status have a loop each, so that neither a BIRD that does not answer nor a link that takes its time
+//! delays a route, nor an API server a peer. How a loop turns is in [`keep`](crate::keep).
 
-use std::fmt::Display;
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use flock_core::app::{Configured, Node, RoutesSynced};
+use flock_core::app::{Configured, FirewallSynced, Node, RoutesSynced};
 use flock_core::leak::GRACE;
-use flock_core::ports::{Applied, PodSource, Retry};
+use flock_core::ports::{
+    Applied, FirewallError, NetlinkError, PodSource, RoutingError, StatusError, StoreError,
+};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::clock;
 use crate::health::{Health, Part};
+use crate::keep::{Keep, OwnObjects, Policies};
 
 /// How often everything is looked at without being asked.
 const RESYNC: Duration = Duration::from_secs(10);
 
-/// First and last delay before a failed pass is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How often it is asked whether somebody else has changed the firewall, which takes microseconds.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// How often the firewall's table is read as a whole, and what nft refused is tried again.
+const THOROUGHLY: Duration = Duration::from_mins(10);
 
 /// The loops, until they are stopped.
 pub(crate) struct Loops(JoinSet<()>);
@@ -60,17 +64,20 @@ pub(crate) fn start(
     health: &Arc<Health>,
     stop: &watch::Receiver<bool>,
 ) -> Loops {
-    let mut loops = JoinSet::new();
+    let mut loops = Loops(JoinSet::new());
     // Configuration first, once, so that a runtime that calls at once is not sent away.
     take_config(node);
     let (config, changed) = watch::channel(0_u64);
-    loops.spawn(until(stop.clone(), routes(Arc::clone(node), Arc::clone(pods), config, Arc::clone(health))));
-    loops.spawn(until(stop.clone(), links(Arc::clone(node), Arc::clone(health), RESYNC)));
-    loops.spawn(until(stop.clone(), releases(Arc::clone(node))));
+    loops.add(stop, routes(Arc::clone(node), Arc::clone(pods), config, Arc::clone(health)));
+    loops.add(stop, firewall(Arc::clone(node), Arc::clone(pods), Arc::clone(health)));
+    loops.add(stop, firewall_watch(Arc::clone(node), Arc::clone(health)));
+    loops.add(stop, forwarding(Arc::clone(node), Arc::clone(health)));
+    loops.add(stop, links(Arc::clone(node), Arc::clone(health), RESYNC));
+    loops.add(stop, releases(Arc::clone(node), Arc::clone(health)));
     let (passed, passes) = watch::channel(0_u64);
-    loops.spawn(until(stop.clone(), routing(Arc::clone(node), changed, passed, Arc::clone(health))));
-    loops.spawn(until(stop.clone(), status(Arc::clone(node), passes)));
-    Loops(loops)
+    loops.add(stop, routing(Arc::clone(node), changed, passed, Arc::clone(health)));
+    loops.add(stop, status(Arc::clone(node), passes, Arc::clone(health)));
+    loops
 }
 
 /// Runs `work` until the signal to stop. A pass that is cut off is safe: the next run starts over.
@@ -83,124 +90,122 @@ async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) 
 
 /// Follows the pod source and local changes: configuration, then routes.
 async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender<u64>, health: Arc<Health>) {
-    let mut local = node.changes();
-    let (mut backoff, mut failure) = (Backoff::default(), Failure::default());
-    // Apart from the wakes: however much changes, the node is looked at in time.
-    let mut resync = tokio::time::interval_at(Instant::now() + RESYNC, RESYNC);
-    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut woken = Instant::now();
-    loop {
-        let seen = pods.snapshot().revision;
-        local.mark_unchanged();
-        if take_config(&node) {
-            signal(&config);
+    let failing = "routes may be wrong; trying again";
+    let keep = Keep { op: "sync_routes", failing, part: Some(Part::Routes), every: RESYNC };
+    let wakes = (OwnObjects::of(&pods), node.changes());
+    let (node, config) = (&node, &config);
+    let pass = |woken: Instant| async move {
+        if take_config(node) {
+            signal(config);
         }
-        let outcome = node.sync_routes().await;
-        health.saw(Part::Routes, outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
-        if let Some(error) = failure.news(&outcome) {
-            tracing::error!(op = "sync_routes", error, "routes may be wrong; trying again");
+        node.sync_routes().await.map(|outcome| log_routes(&outcome, woken.elapsed()))
+    };
+    keep.run(health, wakes, NetlinkError::retry, pass).await;
+}
+
+/// Follows policies, pods and local changes with the firewall.
+async fn firewall(node: Arc<Node>, pods: Arc<dyn PodSource>, health: Arc<Health>) {
+    let failing = "policies may not be enforced as written; trying again";
+    let keep = Keep { op: "sync_firewall", failing, part: Some(Part::Firewall), every: RESYNC };
+    let wakes = ((OwnObjects::of(&pods), Policies::of(&pods)), node.firewall_changes());
+    let node = &node;
+    let pass = |woken: Instant| async move {
+        node.sync_firewall().await.map(|outcome| log_firewall(&outcome, woken.elapsed()))
+    };
+    keep.run(health, wakes, FirewallError::retry, pass).await;
+}
+
+/// Looks whether somebody else has changed the firewall. The loop that keeps it then writes it anew.
+async fn firewall_watch(node: Arc<Node>, health: Arc<Health>) {
+    let failing = "whether the firewall is still in force is not known";
+    let keep = Keep { op: "watch_firewall", failing, part: None, every: WATCH };
+    let mut read = Instant::now();
+    let node = &node;
+    let pass = |now: Instant| {
+        let thoroughly = now.saturating_duration_since(read) > THOROUGHLY;
+        if thoroughly {
+            read = now;
         }
-        let retry = match outcome {
-            Ok(outcome) => {
-                log_routes(&outcome, woken.elapsed());
-                backoff.reset();
-                None
+        async move {
+            if thoroughly {
+                node.retry_firewall().await;
             }
-            Err(_) => Some(backoff.next()),
-        };
-        tokio::select! {
-            _ = pods.changed(seen) => {}
-            _ = local.changed() => {}
-            _ = resync.tick() => verify_node(&node).await,
-            () = pause(retry) => {}
+            let found = node.watch_firewall(thoroughly).await?;
+            if let Some(found) = found {
+                tracing::error!(op = "watch_firewall", found, "the firewall is written anew");
+            }
+            Ok::<_, FirewallError>(())
         }
-        woken = Instant::now();
-    }
+    };
+    keep.run(health, (), FirewallError::retry, pass).await;
+}
+
+/// Sees to it that the node forwards, and that what is known of it is up to date.
+async fn forwarding(node: Arc<Node>, health: Arc<Health>) {
+    let failing = "forwarding may be off, or addresses of the node out of date";
+    let keep = Keep { op: "verify_node", failing, part: None, every: RESYNC };
+    let node = &node;
+    let pass = |_| async move {
+        node.sync_node().await?.iter().for_each(|notice| tracing::warn!("{notice}"));
+        node.sync_facts().await
+    };
+    keep.run(health, (), NetlinkError::retry, pass).await;
 }
 
 /// Keeps the links of pods whole, and removes what is left of pods that are gone.
 async fn links(node: Arc<Node>, health: Arc<Health>, every: Duration) {
-    let mut resync = tokio::time::interval(every);
-    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        resync.tick().await;
-        let outcome = node.sync_links(GRACE, &clock::now).await;
-        health.saw(Part::Links, outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
-        match outcome {
-            Ok(synced) => synced.mended.iter().for_each(|notice| tracing::warn!("{notice}")),
-            Err(error) => tracing::error!(op = "sync_links", %error, "links may be broken, and leaks stay"),
-        }
-    }
+    let failing = "links may be broken, and leaks stay";
+    let keep = Keep { op: "sync_links", failing, part: Some(Part::Links), every };
+    let node = &node;
+    let pass = |_| async move {
+        let synced = node.sync_links(GRACE, &clock::now).await?;
+        synced.mended.iter().for_each(|notice| tracing::warn!("{notice}"));
+        Ok(())
+    };
+    keep.run(health, (), NetlinkError::retry, pass).await;
 }
 
 /// Writes down what a DEL could not. Where the disk hangs this waits for it, and nothing else does: a new agent would
 /// have the same disk, and routes would be nobody's until it answers.
-async fn releases(node: Arc<Node>) {
-    let mut failure = Failure::default();
-    loop {
-        tokio::time::sleep(RESYNC).await;
-        if let Some(error) = failure.news(&node.catch_up().await) {
-            tracing::error!(op = "catch_up", error, "pods that went are still in the state file");
-        }
-    }
+async fn releases(node: Arc<Node>, health: Arc<Health>) {
+    let failing = "pods that went are still in the state file";
+    let keep = Keep { op: "catch_up", failing, part: None, every: RESYNC };
+    let node = &node;
+    keep.run(health, (), StoreError::retry, |_| async move { node.catch_up().await }).await;
 }
 
 /// Keeps BIRD on its peers.
 async fn routing(
     node: Arc<Node>,
-    mut config: watch::Receiver<u64>,
+    config: watch::Receiver<u64>,
     passed: watch::Sender<u64>,
     health: Arc<Health>,
 ) {
-    let (mut backoff, mut failure) = (Backoff::default(), Failure::default());
-    loop {
-        config.mark_unchanged();
+    let failing = "BIRD does not run the configured peers yet";
+    let keep = Keep { op: "sync_routing", failing, part: Some(Part::Routing), every: RESYNC };
+    let (node, passed) = (&node, &passed);
+    let pass = |_| async move {
         let outcome = node.sync_routing().await;
-        health.saw(Part::Routing, outcome.as_ref().map(|_| ()).map_err(ToString::to_string));
-        if let Some(error) = failure.news(&outcome) {
-            tracing::warn!(op = "sync_routing", error, "BIRD does not run the configured peers yet");
+        if matches!(outcome, Ok(Some(Applied::Reconfigured))) {
+            tracing::info!("BIRD runs the configured peers");
         }
-        let wait = match outcome {
-            Ok(applied) => {
-                if applied == Some(Applied::Reconfigured) {
-                    tracing::info!("BIRD runs the configured peers");
-                }
-                backoff.reset();
-                RESYNC
-            }
-            // What is refused is refused again; the resync still looks.
-            Err(error) if error.retry() == Retry::Never => RESYNC,
-            Err(_) => backoff.next(),
-        };
-        signal(&passed);
-        tokio::select! {
-            changed = config.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
+        signal(passed);
+        outcome.map(drop)
+    };
+    keep.run(health, config, RoutingError::retry, pass).await;
 }
 
 /// Publishes the state of the node after each look at BIRD.
-async fn status(node: Arc<Node>, mut passes: watch::Receiver<u64>) {
-    let mut failure = Failure::default();
-    while passes.changed().await.is_ok() {
-        if let Some(error) = failure.news(&node.publish(clock::now()).await) {
-            tracing::warn!(op = "publish", error, "the status is out of date");
-        }
-    }
+async fn status(node: Arc<Node>, passes: watch::Receiver<u64>, health: Arc<Health>) {
+    let keep = Keep { op: "publish", failing: "the status is out of date", part: None, every: RESYNC };
+    let node = &node;
+    let pass = |_| async move { node.publish(clock::now()).await };
+    keep.run(health, passes, StatusError::retry, pass).await;
 }
 
 /// Wakes the loop at the other end, once however often it is told before it looks.
 fn signal(other: &watch::Sender<u64>) {
     other.send_modify(|count| *count = count.wrapping_add(1));
-}
-
-/// Sleeps, or for ever where there is nothing to wait for.
-async fn pause(wait: Option<Duration>) {
-    match wait {
-        Some(wait) => tokio::time::sleep(wait).await,
-        None => pending().await,
-    }
 }
 
 /// Takes over the configuration of the latest view; true if there is something to tell of.
@@ -225,16 +230,6 @@ fn take_config(node: &Node) -> bool {
     }
 }
 
-async fn verify_node(node: &Node) {
-    match node.sync_node().await {
-        Ok(notices) => notices.iter().for_each(|notice| tracing::warn!("{notice}")),
-        Err(error) => tracing::error!(op = "verify_node", %error, "forwarding may be off"),
-    }
-    if let Err(error) = node.sync_facts().await {
-        tracing::warn!(op = "read_node", %error, "addresses of the node may be out of date");
-    }
-}
-
 /// `took`: from the change that was seen to the kernel having it, which is when BIRD hears of it.
 fn log_routes(outcome: &RoutesSynced, took: Duration) {
     if let RoutesSynced::Done(diff) = outcome
@@ -245,33 +240,16 @@ fn log_routes(outcome: &RoutesSynced, took: Duration) {
     }
 }
 
-/// How the last pass failed, if it did.
-#[derive(Default)]
-struct Failure(Option<String>);
-
-impl Failure {
-    /// What is to be said: a failure that is not the one of the last pass again.
-    fn news<T>(&mut self, outcome: &Result<T, impl Display>) -> Option<&str> {
-        let failure = outcome.as_ref().err().map(ToString::to_string);
-        let again = failure == self.0;
-        self.0 = failure;
-        self.0.as_deref().filter(|_| !again)
-    }
-}
-
-/// Doubles from the first delay to the last.
-#[derive(Default)]
-struct Backoff(Option<Duration>);
-
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let next = self.0.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
-        self.0 = Some(next);
-        next
-    }
-
-    fn reset(&mut self) {
-        self.0 = None;
+fn log_firewall(outcome: &FirewallSynced, took: Duration) {
+    let took_us = took.as_micros();
+    match outcome {
+        FirewallSynced::Off | FirewallSynced::Unchanged => {}
+        FirewallSynced::Replaced => tracing::info!(took_us, "firewall written"),
+        FirewallSynced::Updated(update) => {
+            let (pods, chains, peers) = (update.pods.len(), update.chains.len(), update.peers.len());
+            let judged_again = update.judging.is_some();
+            tracing::info!(pods, chains, peers, judged_again, took_us, "firewall changed");
+        }
     }
 }
 
