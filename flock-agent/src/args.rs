@@ -82,9 +82,22 @@ pub(crate) struct RunArgs {
     /// MTU of pods in bytes; the uplink's where not given.
     #[arg(long, env = "FLOCK_MTU", value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub(crate) mtu: Option<u32>,
+    /// What enforces NetworkPolicy and keeps pods to their own addresses.
+    #[arg(long, env = "FLOCK_FIREWALL", value_name = "KIND", default_value = "nftables")]
+    pub(crate) firewall: FirewallKind,
     /// Form of the log on standard error; `RUST_LOG` sets its level.
     #[arg(long, env = "FLOCK_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
+}
+
+/// What enforces policies.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FirewallKind {
+    /// The nftables table `inet flock`.
+    Nftables,
+    /// Nothing: every packet passes, from whatever address. The table of an earlier run is removed.
+    Off,
 }
 
 /// Form of the log.
