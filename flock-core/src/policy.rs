@@ -14,6 +14,7 @@ mod diff;
 mod model;
 pub mod render;
 mod ruleset;
+mod verdict;
 
 pub use compile::{Guard, LocalIdentity, LocalPod, compile, guard};
 pub use diff::{Change, Judging, PeerChange, Update};
@@ -25,3 +26,4 @@ pub use ruleset::{
     Action, Chain, ChainId, Direction, End, Gate, Peer, PeerId, Place, PodRules, PortsId, Rule, Ruleset,
     Shut, Stamp, Tier,
 };
+pub use verdict::{Endpoint, Flow, Judgement, Subject, Verdict, selecting, verdict};

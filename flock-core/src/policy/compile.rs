@@ -1,8 +1,19 @@
+mod admits;
+mod chains;
+mod digest;
+mod directory;
+mod selection;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Labels, NamedPort, Place, PodRules, PolicyView, Ruleset, Shut};
+use super::{
+    Direction, Gate, Labels, NamedPort, NetworkPolicy, Place, PodRules, PolicyKey, PolicyView, Ruleset, Shut,
+    Tier,
+};
 use crate::ids::{IfName, PodKey};
+use chains::Chains;
+use directory::Directory;
 
 /// A pod of this node, as its link is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,13 +76,86 @@ impl Guard {
 }
 
 /// Everything the firewall has to hold.
+///
+/// ```
+/// use flock_core::policy::{Place, PolicyView, Shut, compile};
+/// # use flock_core::policy::{LocalIdentity, LocalPod};
+/// # use flock_core::ids::IfName;
+/// # let link = IfName::parse("flock1").unwrap();
+/// # let identity = LocalIdentity::Nameless;
+/// # let pod = LocalPod { link: link.clone(), addresses: vec![], anycast: vec![], identity };
+/// let listing = PolicyView::default();
+/// assert_eq!(compile(&listing, &[pod.clone()]).pods[&link].place, Place::Shut(Shut::Starting));
+///
+/// let listed = PolicyView { complete: true, ..listing };
+/// assert_eq!(compile(&listed, &[pod]).pods[&link].place, Place::Open);
+/// ```
 pub fn compile(view: &PolicyView, pods: &[LocalPod]) -> Ruleset {
-    let _ = (view, pods);
-    Ruleset::default()
+    let mut ruleset = Ruleset { judging: !view.complete || !view.policies.is_empty(), ..Ruleset::default() };
+    let mut chains = None;
+    for pod in pods {
+        let place = match &pod.identity {
+            _ if !view.complete => Place::Shut(Shut::Starting),
+            LocalIdentity::Pod { key, labels, ports, .. } => {
+                let policies: Vec<_> = selecting(view, key.namespace(), labels).collect();
+                if policies.is_empty() {
+                    Place::Open
+                } else {
+                    let chains = chains.get_or_insert_with(|| Chains::new(Directory::new(view, pods)));
+                    let gates = [Direction::Egress, Direction::Ingress].into_iter().filter_map(|direction| {
+                        let gate = Gate { direction, tier: Tier::Policy };
+                        Some((gate, chains.of(direction, &policies, ports)?))
+                    });
+                    Place::Judged(gates.collect())
+                }
+            }
+            LocalIdentity::Unknown { namespace } if may_select(view, namespace.as_deref()) => {
+                Place::Shut(Shut::Unknown)
+            }
+            LocalIdentity::Unknown { .. } | LocalIdentity::Nameless => Place::Open,
+        };
+        ruleset.pods.insert(pod.link.clone(), PodRules { sources: sources(pod).collect(), place });
+    }
+    if let Some(chains) = chains {
+        chains.finish(&mut ruleset);
+    }
+    ruleset
 }
 
 /// What has to be there before the link of this pod is: shut where a policy may select it.
 pub fn guard(view: &PolicyView, pod: &LocalPod) -> Guard {
-    let _ = view;
-    Guard { link: pod.link.clone(), sources: pod.addresses.clone(), shut: true }
+    let selected = match &pod.identity {
+        LocalIdentity::Pod { key, labels, .. } => selecting(view, key.namespace(), labels).next().is_some(),
+        LocalIdentity::Unknown { namespace } => may_select(view, namespace.as_deref()),
+        LocalIdentity::Nameless => false,
+    };
+    Guard { link: pod.link.clone(), sources: sources(pod).collect(), shut: !view.complete || selected }
+}
+
+/// Addresses a pod may send from; it answers from those it shares.
+fn sources(pod: &LocalPod) -> impl Iterator<Item = IpAddr> {
+    pod.addresses.iter().chain(&pod.anycast).copied()
+}
+
+/// The policies of a namespace; of all where it is not known.
+fn policies<'a>(view: &'a PolicyView, namespace: Option<&str>) -> impl Iterator<Item = &'a NetworkPolicy> {
+    let first = PolicyKey { namespace: namespace.unwrap_or_default().to_owned(), name: String::new() };
+    let policies = view.policies.range(first..);
+    policies
+        .take_while(move |(key, _)| namespace.is_none_or(|namespace| key.namespace == namespace))
+        .map(|(_, policy)| &**policy)
+}
+
+/// The policies that select a pod.
+fn selecting<'a>(
+    view: &'a PolicyView,
+    namespace: &str,
+    labels: &Labels,
+) -> impl Iterator<Item = &'a NetworkPolicy> {
+    policies(view, Some(namespace)).filter(|policy| policy.subject.matches(labels))
+}
+
+/// Whether there is a policy that may select a pod with unknown labels.
+fn may_select(view: &PolicyView, namespace: Option<&str>) -> bool {
+    policies(view, namespace).next().is_some()
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::ids::PodKey;
 use crate::ports::Revision;
@@ -13,7 +14,8 @@ use crate::selector::LabelSelector;
 pub type Labels = BTreeMap<String, String>;
 
 /// Namespace and name of a NetworkPolicy; prints as `namespace/name`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct PolicyKey {
     /// The namespace, which is also that of the pods it selects.
     pub namespace: String,
@@ -24,6 +26,21 @@ pub struct PolicyKey {
 impl fmt::Display for PolicyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl Serialize for PolicyKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl TryFrom<String> for PolicyKey {
+    type Error = &'static str;
+
+    fn try_from(value: String) -> Result<Self, Self::Error> {
+        let (namespace, name) = value.split_once('/').ok_or("a policy must be written as NAMESPACE/NAME")?;
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::ids::IfName;
 use crate::ports::Observed;
 
 /// Everything the firewall of a node holds: the intermediate form between policies and nftables. Holds what
-/// ClusterNetworkPolicies ask for too.
+/// `ClusterNetworkPolicies` ask for too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
     /// Flows are tracked and judged: the cluster has a policy, or it is not known yet whether it has. Without it only the
@@ -73,7 +73,8 @@ pub enum Place {
 }
 
 /// Why nothing passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Shut {
     /// Policies have not been listed completely yet.
     Starting,
@@ -104,11 +105,11 @@ pub enum Direction {
 /// Tiers in the order they are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
-    /// ClusterNetworkPolicy of tier Admin.
+    /// `ClusterNetworkPolicy` of tier Admin.
     Admin,
     /// NetworkPolicy.
     Policy,
-    /// ClusterNetworkPolicy of tier Baseline.
+    /// `ClusterNetworkPolicy` of tier Baseline.
     Baseline,
 }
 

@@ -14,6 +14,7 @@ mod iid;
 mod ipam;
 mod ipam_model;
 mod plan;
+mod policy_model;
 mod reconcile;
 mod restart;
 mod route;
