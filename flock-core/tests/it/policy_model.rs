@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use flock_core::policy::{Endpoint, Flow, Peer, Place, Ruleset, Subject, compile, guard, verdict};
+use flock_core::policy::{Endpoint, Flow, LocalPod, Peer, Place, Ruleset, Subject, compile, guard, verdict};
 use flock_core::testing::{Packet, passes};
 use proptest::prelude::*;
 
@@ -83,9 +83,8 @@ fn packets(cluster: &Cluster, rules: &Ruleset) -> Result<(), TestCaseError> {
                             to: Endpoint { subject: subject(*to), address: destination },
                             service: *service,
                         };
-                        let link =
-                            |end: &Option<&flock_core::policy::LocalPod>| end.map(|pod| pod.link.clone());
-                        let (from, to) = (link(from), link(to));
+                        let link = |end: Option<&LocalPod>| end.map(|pod| pod.link.clone());
+                        let (from, to) = (link(*from), link(*to));
                         let packet = Packet { from, to, source, destination, service: *service };
                         let expected = verdict(&cluster.view, &cluster.pods, &flow);
                         prop_assert_eq!(
