@@ -207,10 +207,17 @@ impl Stamp {
         (self.0 as u32) << 16
     }
 
-    /// The one after it, and whether the numbers start again: marks of idle flows have to be cleared before.
+    /// The one after it, and whether flows with any stamp but the present one have to lose theirs before it is used: an
+    /// idle flow may have carried its stamp since the number was used last. Twice a round, so that the present one, which stays,
+    /// is gone too when its turn comes again.
     #[must_use]
     pub const fn next(self) -> (Self, bool) {
-        if self.0 >= Self::LAST.0 { (Self::FIRST, true) } else { (Self(self.0 + 1), false) }
+        const HALF: u16 = Stamp::LAST.0 / 2;
+        match self.0 {
+            HALF => (Self(HALF + 1), true),
+            stamp if stamp >= Self::LAST.0 => (Self::FIRST, true),
+            stamp => (Self(stamp + 1), false),
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::policy::{Guard, Judging, Ruleset, Stamp, Update};
+use crate::ids::IfName;
+use crate::policy::{Guard, Judging, Place, Ruleset, Stamp, Update};
 use crate::ports::{Counters, Fingerprint, Firewall, FirewallError, Observed};
 
 /// One call of the [`Firewall`] port that changes something.
@@ -31,6 +32,7 @@ struct State {
     foreign: u32,
     calls: Vec<FirewallCall>,
     failures: VecDeque<&'static str>,
+    refused: Option<IfName>,
 }
 
 impl FakeFirewall {
@@ -52,6 +54,16 @@ impl FakeFirewall {
     /// The next call that changes something is refused.
     pub fn fail_next(&self, step: &'static str) {
         self.state().failures.push_back(step);
+    }
+
+    /// From now on rules in which this pod is judged are refused.
+    pub fn refuse_chains_of(&self, link: &IfName) {
+        self.state().refused = Some(link.clone());
+    }
+
+    /// Nothing is refused any more.
+    pub fn refuse_none(&self) {
+        self.state().refused = None;
     }
 
     /// Somebody removes all tables.
@@ -89,10 +101,21 @@ impl FakeFirewall {
     }
 }
 
+impl State {
+    fn check(&self, rules: &Ruleset) -> Result<(), FirewallError> {
+        let pod = self.refused.as_ref().and_then(|link| rules.pods.get(link));
+        match pod.map(|pod| &pod.place) {
+            Some(Place::Judged(_)) => Err(FirewallError::Refused("told to refuse".to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[async_trait]
 impl Firewall for FakeFirewall {
     async fn replace(&self, wanted: &Ruleset, stamp: Stamp) -> Result<(), FirewallError> {
         let mut state = self.call(FirewallCall::Replace)?;
+        state.check(wanted)?;
         state.table = Some((wanted.clone(), wanted.judging.then_some(stamp)));
         state.tables += 1;
         Ok(())
@@ -103,8 +126,11 @@ impl Firewall for FakeFirewall {
             return Ok(());
         }
         let mut state = self.call(FirewallCall::Update(update.clone()))?;
+        let mut after = state.table.as_ref().ok_or(FirewallError::Missing)?.0.clone();
+        update.apply(&mut after);
+        state.check(&after)?;
         let (rules, stamp) = state.table.as_mut().ok_or(FirewallError::Missing)?;
-        update.apply(rules);
+        *rules = after;
         match update.judging {
             Some(Judging::On(raised)) => *stamp = Some(raised),
             Some(Judging::Off) => *stamp = None,

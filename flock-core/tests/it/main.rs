@@ -9,6 +9,7 @@ mod claims;
 mod config;
 mod config_claims;
 mod family;
+mod firewall;
 mod given;
 mod iid;
 mod ipam;
