@@ -25,6 +25,7 @@ pub(super) struct Table {
 
 impl Default for Table {
     fn default() -> Self {
+        // Flows may carry any stamp of an earlier table: after the last number they lose them.
         Self {
             rules: None,
             lost: false,
@@ -60,8 +61,6 @@ impl Node {
             table.seen = firewall.fingerprint().await?;
             return Ok(());
         }
-        // Flows that were judged by an earlier table, whose stamp nobody knows any more.
-        firewall.forget_stamps(table.stamp).await?;
         // Where no flow was judged nothing was refused either, and the links that are there stay as they are.
         let place = if observed.is_some() { Place::Open } else { Place::Shut(Shut::Starting) };
         table.replace(&**firewall, self.alike(&place)).await
@@ -305,10 +304,10 @@ impl Table {
         }
     }
 
-    /// The number after the one in use. Where the numbers start again no flow may carry an old one.
+    /// The number after the one in use, which no flow carries.
     async fn next_stamp(&self, firewall: &dyn Firewall) -> Result<Stamp, FirewallError> {
-        let (next, starts_again) = self.stamp.next();
-        if starts_again {
+        let (next, is_used_again) = self.stamp.next();
+        if is_used_again {
             firewall.forget_stamps(self.stamp).await?;
         }
         Ok(next)
