@@ -33,7 +33,9 @@ pub(crate) enum Command {
     Install(InstallArgs),
     /// Show what the agent of this node knows: sessions, pools, pods.
     Status(StatusArgs),
-    /// Say what was decided for a pod of this node, and why: annotations, addresses, eligibility, routes.
+    /// Say what was decided for a pod of this node, and why: annotations, addresses, eligibility, routes, policies.
+    ///
+    /// With --from and --to: whether policies let a flow pass, and by which rule.
     Explain(ExplainArgs),
     /// Say what flock would do with manifests: offline, without privileges, touching nothing.
     ///
@@ -147,7 +149,17 @@ pub(crate) struct PlanArgs {
 pub(crate) struct ExplainArgs {
     /// The pod.
     #[arg(env = "FLOCK_POD", value_name = "NAMESPACE/POD", value_parser = PodKey::parse)]
-    pub(crate) pod: PodKey,
+    #[arg(required_unless_present = "from", conflicts_with = "from")]
+    pub(crate) pod: Option<PodKey>,
+    /// Client of a flow, a pod or an address.
+    #[arg(long, env = "FLOCK_FROM", value_name = "NAMESPACE/POD|ADDRESS", requires = "to")]
+    pub(crate) from: Option<String>,
+    /// Server of the flow, a pod or an address.
+    #[arg(long, env = "FLOCK_TO", value_name = "NAMESPACE/POD|ADDRESS", requires = "from")]
+    pub(crate) to: Option<String>,
+    /// Protocol and port of the server: tcp/PORT, udp/PORT, sctp/PORT; icmp for what policies cannot name.
+    #[arg(long, env = "FLOCK_PORT", value_name = "PROTOCOL/PORT", default_value = "icmp")]
+    pub(crate) port: String,
     /// Socket of the agent.
     #[arg(long, env = "FLOCK_SOCKET", value_name = "PATH", default_value = flock_cni::wire::DEFAULT_SOCKET)]
     pub(crate) socket: PathBuf,

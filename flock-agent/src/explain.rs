@@ -1,10 +1,14 @@
-//! `flock-agent explain NAMESPACE/POD`: what was decided for a pod, and why.
+//! `flock-agent explain NAMESPACE/POD`: what was decided for a pod, and why. With `--from` and `--to`: whether a flow
+//! passes.
 
 use std::process::ExitCode;
 
 use anyhow::Context;
-use flock_cni::wire::{Call, Pod};
-use flock_core::app::{AddressExplanation, Explanation, PodObject, Standpoint};
+use flock_cni::wire::{Call, Flow, Pod};
+use flock_core::app::{
+    AddressExplanation, ExplainedFlow, Explanation, FlowExplanation, PodObject, SelectingPolicy, Standpoint,
+};
+use flock_core::policy::{Judgement, PolicyKey};
 
 use crate::args::{ExplainArgs, OutputFormat};
 use crate::print::print;
@@ -12,7 +16,11 @@ use crate::status::ask;
 
 /// Asks the agent and prints its answer.
 pub(crate) async fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let (namespace, name) = (args.pod.namespace().to_owned(), args.pod.name().to_owned());
+    if let (Some(from), Some(to)) = (&args.from, &args.to) {
+        return flow(args, Flow { from: from.clone(), to: to.clone(), service: args.port.clone() }).await;
+    }
+    let pod = args.pod.as_ref().context("name a pod, or --from and --to")?;
+    let (namespace, name) = (pod.namespace().to_owned(), pod.name().to_owned());
     let report = ask(&args.socket, Call::Explain(Pod { namespace, name, uid: None })).await?;
     print(&match args.output {
         OutputFormat::Json => serde_json::to_string_pretty(&report)?,
@@ -21,6 +29,44 @@ pub(crate) async fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         }
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the agent about a flow. Exits with 1 where it does not pass, so that scripts can ask too.
+async fn flow(args: &ExplainArgs, flow: Flow) -> anyhow::Result<ExitCode> {
+    let report = ask(&args.socket, Call::Flow(flow)).await?;
+    let told: FlowExplanation =
+        serde_json::from_value(report.clone()).context("the answer of the agent is of another version")?;
+    print(&match args.output {
+        OutputFormat::Json => serde_json::to_string_pretty(&report)?,
+        OutputFormat::Table => flow_text(&told),
+    })?;
+    let passes = told.flows.iter().all(|flow| flow.passes);
+    Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn flow_text(told: &FlowExplanation) -> String {
+    let mut out = vec![format!("{} to {}, {}", told.from, told.to, told.service)];
+    for ExplainedFlow { from, to, passes, verdict } in &told.flows {
+        let passes = if *passes { "passes" } else { "does not pass" };
+        out.push(format!("  {from} to {to}: {passes}"));
+        out.push(format!("    out of the client: {}", judgement(&verdict.egress, "egress")));
+        out.push(format!("    into the server: {}", judgement(&verdict.ingress, "ingress")));
+    }
+    out.join("\n")
+}
+
+fn judgement(told: &Judgement, direction: &str) -> String {
+    let names =
+        |policies: &[PolicyKey]| policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match told {
+        Judgement::NotSelected => format!("admitted, no policy selects it for {direction}"),
+        Judgement::Itself => "admitted, it is the same pod".to_owned(),
+        Judgement::Admitted { policy, rule } => format!("admitted by {policy}, {direction}[{rule}]"),
+        Judgement::Refused { policies } => {
+            format!("refused: no {direction} rule of {} admits it", names(policies))
+        }
+        Judgement::Shut { reason } => format!("refused: {reason}"),
+    }
 }
 
 fn text(told: &Explanation) -> String {
@@ -39,7 +85,16 @@ fn text(told: &Explanation) -> String {
         out.push(format!("  attachment {} on {}, {phase}", held.attachment, held.link));
     }
     out.extend(told.addresses.iter().map(address));
-    out.push(format!("  policy: {}", told.policy));
+    out.extend(told.policy.enforced.iter().map(|enforced| format!("  policy: {enforced}")));
+    for SelectingPolicy { policy, ingress, egress } in &told.policy.selecting {
+        let directions = match (ingress, egress) {
+            (true, true) => "ingress and egress",
+            (true, false) => "ingress",
+            (false, true) => "egress",
+            (false, false) => "no direction",
+        };
+        out.push(format!("    selected by {policy} for {directions}"));
+    }
     out.join("\n")
 }
 
@@ -84,7 +139,10 @@ mod tests {
                 "announced": "no: the pod is not Ready",
                 "route": "2001:db8:a::53/128 nexthop via 2001:db8:f001::5 dev flock7ac7509f weight 255 proto 118 (quiet)",
             }],
-            "policy": "everything passes",
+            "policy": {
+                "enforced": ["flows into it are judged by chain i_91c4"],
+                "selecting": [{ "policy": "dns/only-dns", "ingress": true, "egress": false }],
+            },
         }))
         .unwrap();
         let lines = [
@@ -94,8 +152,32 @@ mod tests {
             "  anycast 2001:db8:a::53: draining",
             "    announced: no: the pod is not Ready",
             "    route: 2001:db8:a::53/128 nexthop via 2001:db8:f001::5 dev flock7ac7509f weight 255 proto 118 (quiet)",
-            "  policy: everything passes",
+            "  policy: flows into it are judged by chain i_91c4",
+            "    selected by dns/only-dns for ingress",
         ];
         assert_eq!(text(&told), lines.join("\n"));
+    }
+    #[test]
+    fn an_answer_about_a_flow_names_the_rule_at_each_end() {
+        let told: FlowExplanation = serde_json::from_value(serde_json::json!({
+            "from": "shop/web", "to": "shop/db", "service": "tcp/80",
+            "flows": [{
+                "from": "2001:db8:1::1", "to": "2001:db8:1::2", "passes": false,
+                "verdict": {
+                    "egress": {
+                        "judgement": "admitted", "policy": "shop/out", "rule": 1,
+                    },
+                    "ingress": { "judgement": "refused", "policies": ["shop/none"] },
+                },
+            }],
+        }))
+        .unwrap();
+        let lines = [
+            "shop/web to shop/db, tcp/80",
+            "  2001:db8:1::1 to 2001:db8:1::2: does not pass",
+            "    out of the client: admitted by shop/out, egress[1]",
+            "    into the server: refused: no ingress rule of shop/none admits it",
+        ];
+        assert_eq!(flow_text(&told), lines.join("\n"));
     }
 }

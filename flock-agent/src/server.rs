@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use flock_cni::error::code;
 use flock_cni::wire::{self as cni, Call, Failure, MAX_REQUEST, Outcome, PROTOCOL_VERSION, Reply, Response};
-use flock_core::app::Node;
+use flock_core::app::{FlowError, Node};
 use flock_core::ids::PodKey;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -218,7 +218,8 @@ async fn handle(node: &Node, call: Call, netns: Option<&OwnedFd>, answer: Answer
             answer.done(ready).await;
         }
         Call::Report => answer.send(document(&node.report(clock::now()).await)).await,
-        Call::Explain(pod) => answer.send(explain(node, &pod)).await,
+        Call::Explain(pod) => answer.send(explain(node, &pod).await).await,
+        Call::Flow(flow) => answer.send(explain_flow(node, &flow)).await,
     }
 }
 
@@ -230,13 +231,24 @@ fn document(report: &impl serde::Serialize) -> Outcome {
     }
 }
 
-fn explain(node: &Node, pod: &cni::Pod) -> Outcome {
+async fn explain(node: &Node, pod: &cni::Pod) -> Outcome {
     let unknown = || {
         let msg = format!("node {} knows no pod {}/{}", node.name(), pod.namespace, pod.name);
         wire::failure(code::UNKNOWN_CONTAINER, msg)
     };
     match PodKey::new(&pod.namespace, &pod.name) {
-        Ok(key) => node.explain(&key).map_or_else(|| Outcome::Error(unknown()), |told| document(&told)),
+        Ok(key) => node.explain(&key).await.map_or_else(|| Outcome::Error(unknown()), |told| document(&told)),
+        Err(error) => Outcome::Error(wire::failure(code::INVALID_ENVIRONMENT, error.to_string())),
+    }
+}
+
+fn explain_flow(node: &Node, flow: &cni::Flow) -> Outcome {
+    let explained = || node.explain_flow(&flow.from.parse()?, &flow.to.parse()?, flow.service.parse()?);
+    match explained() {
+        Ok(told) => document(&told),
+        Err(error @ FlowError::Unknown(_)) => {
+            Outcome::Error(wire::failure(code::UNKNOWN_CONTAINER, error.to_string()))
+        }
         Err(error) => Outcome::Error(wire::failure(code::INVALID_ENVIRONMENT, error.to_string())),
     }
 }

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use flock_cni::rpc::{self, Limits};
 use flock_cni::wire::{Call, Reply, Request};
 use flock_core::app::{Advertised, Report};
+use flock_core::ports::Counters;
 
 use crate::args::{OutputFormat, StatusArgs};
 use crate::print::print;
@@ -47,6 +48,12 @@ fn table(report: &Report) -> String {
     for condition in &report.status.conditions {
         let mark = if condition.status { "yes" } else { "NO" };
         out.push(format!("  {:<18} {:<4} {}", condition.kind, mark, condition.message));
+    }
+    if let Some(Counters { spoofed, shut, stray, refused, forbidden }) = report.dropped {
+        out.push(format!(
+            "  dropped packets: {refused} by policy, {spoofed} with a false source, {forbidden} advertisements or \
+             redirects, {shut} of shut pods, {stray} out of place"
+        ));
     }
     section(&mut out, &["PEER", "STATE", "SINCE", "IMPORTED", "EXPORTED", "ERROR"], |rows| {
         rows.extend(report.status.bgp.iter().map(|peer| {

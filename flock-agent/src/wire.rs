@@ -101,7 +101,7 @@ pub(crate) fn check_failure(error: &CheckError) -> Failure {
     let code = match error {
         CheckError::Unknown(_) => code::UNKNOWN_CONTAINER,
         CheckError::Drifted { .. } => code::DRIFT,
-        CheckError::Netlink(_) => code::INTERNAL,
+        CheckError::Netlink(_) | CheckError::Firewall(_) => code::INTERNAL,
     };
     failure(code, chain(error))
 }

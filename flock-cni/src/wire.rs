@@ -53,6 +53,8 @@ pub enum Call {
     Report,
     /// What was decided for a pod, for `flock-agent explain`; answered with [`Reply::Report`].
     Explain(Pod),
+    /// Whether policies let a flow pass, for `flock-agent explain --from --to`; answered with [`Reply::Report`].
+    Flow(Flow),
 }
 
 impl Call {
@@ -61,7 +63,9 @@ impl Call {
     pub fn netns(&self) -> Option<&str> {
         match self {
             Self::Add(Add { netns, .. }) | Self::Check(Check { netns, .. }) => Some(netns),
-            Self::Del(_) | Self::Gc(_) | Self::Status | Self::Report | Self::Explain(_) => None,
+            Self::Del(_) | Self::Gc(_) | Self::Status | Self::Report | Self::Explain(_) | Self::Flow(_) => {
+                None
+            }
         }
     }
 }
@@ -130,6 +134,17 @@ pub struct Check {
 pub struct Gc {
     /// `cni.dev/valid-attachments`: what to keep.
     pub keep: Vec<Attachment>,
+}
+
+/// A flow somebody asks about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The client: `NAMESPACE/POD` or an address.
+    pub from: String,
+    /// The server, in the same manner.
+    pub to: String,
+    /// `tcp/PORT`, `udp/PORT`, `sctp/PORT` or `icmp`.
+    pub service: String,
 }
 
 /// The one line that comes back.

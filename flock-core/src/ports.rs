@@ -11,7 +11,7 @@ mod routing;
 mod status;
 mod store;
 
-pub use firewall::{Counters, Digest, Fingerprint, Firewall, FirewallError, Observed};
+pub use firewall::{Counters, Digest, Fingerprint, Firewall, FirewallError, Observed, ObservedLink};
 pub use netlink::{
     DesiredRoutes, HostLink, HostSide, InterfaceAddress, LinkIdentity, LinkState, LinksTended, Mac, Netlink,
     NetlinkError, NetnsPath, NodeFacts, PodLink, PodSide,

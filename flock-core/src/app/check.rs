@@ -35,6 +35,14 @@ impl Node {
             None => found.push(format!("link {} is missing", attachment.host_ifname())),
             Some(seen) => found.extend(drift(&allocation, &seen)),
         }
+        if let Some(firewall) = &self.ports.firewall {
+            let links = firewall.links().await?;
+            let known = links.get(&attachment.host_ifname()).map(|link| &link.sources);
+            let sources = allocation.held().chain(allocation.anycast.iter().copied());
+            for address in sources.filter(|address| !known.is_some_and(|known| known.contains(address))) {
+                found.push(format!("the firewall does not let the pod send from {address}"));
+            }
+        }
         if found.is_empty() {
             Ok(())
         } else {

@@ -100,6 +100,9 @@ pub enum CheckError {
     /// The kernel could not be asked.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// The firewall could not be asked.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
 }
 
 impl CheckError {
@@ -109,6 +112,7 @@ impl CheckError {
             Self::Unknown(_) => "unknown",
             Self::Drifted { .. } => "drifted",
             Self::Netlink(error) => error.label(),
+            Self::Firewall(error) => error.label(),
         }
     }
 }

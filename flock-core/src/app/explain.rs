@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::firewall::local_pod;
 use super::{AllocationReport, Node, Standpoint, State};
 use crate::advertisement::host_route_protocol;
 use crate::annotation::{self, PodIntent};
@@ -13,7 +14,8 @@ use crate::eligibility::{Evidence, eligibility};
 use crate::ids::{IfName, PodKey, PodUid};
 use crate::ipam::Allocation;
 use crate::pod_plan::PodFacts;
-use crate::ports::{ClusterView, PodView};
+use crate::policy::{Direction, Gate, LocalPod, PolicyView, Subject, selecting};
+use crate::ports::{ClusterView, FirewallError, ObservedLink, PodView};
 use crate::route::{NextHop, Route, RouteProtocol, Weight, host_prefix};
 
 /// What was decided for a pod, and why: `flock-agent explain`.
@@ -32,7 +34,29 @@ pub struct Explanation {
     /// Each of its addresses.
     pub addresses: Vec<AddressExplanation>,
     /// What network policy does to it.
+    pub policy: PolicyExplanation,
+}
+
+/// What network policy does to a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyExplanation {
+    /// What the kernel does with its flows, in words; one entry per attachment.
+    pub enforced: Vec<String>,
+    /// The policies that select it, in order.
+    pub selecting: Vec<SelectingPolicy>,
+}
+
+/// A policy that selects a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SelectingPolicy {
+    /// Its name, as `NAMESPACE/NAME`.
     pub policy: String,
+    /// Flows into the pod are judged by it.
+    pub ingress: bool,
+    /// Flows out of the pod are judged by it.
+    pub egress: bool,
 }
 
 /// What of a pod matters for its addresses.
@@ -71,7 +95,11 @@ pub struct AddressExplanation {
 
 impl Node {
     /// Explains a pod, as things are now. `None`: neither the cluster nor the node knows it.
-    pub fn explain(&self, pod: &PodKey) -> Option<Explanation> {
+    pub async fn explain(&self, pod: &PodKey) -> Option<Explanation> {
+        let links = match &self.ports.firewall {
+            None => None,
+            Some(firewall) => Some(firewall.links().await),
+        };
         let view = self.ports.pods.snapshot();
         let state = self.state();
         let object = view.own_pod(pod);
@@ -86,9 +114,63 @@ impl Node {
             problems: object.map(|object| state.problems(object, &view)).unwrap_or_default(),
             allocations: held.iter().copied().map(AllocationReport::from).collect(),
             addresses: held.iter().flat_map(|held| state.addresses_of(held, &view)).collect(),
-            policy: "NetworkPolicy is not enforced by this version: everything passes".to_owned(),
+            policy: PolicyExplanation {
+                enforced: held.iter().map(|held| enforced(held, links.as_ref())).collect(),
+                selecting: selecting_of(
+                    held.first().map(|held| local_pod(held, &view)).as_ref(),
+                    &self.ports.pods.policies(),
+                ),
+            },
         })
     }
+}
+
+/// What the kernel does with the flows of an attachment.
+fn enforced(
+    held: &Allocation,
+    links: Option<&Result<BTreeMap<IfName, ObservedLink>, FirewallError>>,
+) -> String {
+    let name = held.attachment.host_ifname();
+    let link = match links {
+        None => return "the firewall is off: everything passes".to_owned(),
+        Some(Err(error)) => return format!("unknown: {error}"),
+        Some(Ok(links)) => links.get(&name),
+    };
+    let Some(link) = link else {
+        return format!("the firewall does not know {name}: nothing the pod sends passes");
+    };
+    let missing: Vec<_> = held
+        .held()
+        .chain(held.anycast.iter().copied())
+        .filter(|address| !link.sources.contains(address))
+        .map(|address| address.to_string())
+        .collect();
+    let mut words = match (link.shut, link.chains.is_empty()) {
+        (true, _) => "shut: nothing passes but from and to its own node".to_owned(),
+        (false, true) => "everything passes, from its own addresses".to_owned(),
+        (false, false) => {
+            let judged = |(gate, chain): (&Gate, &String)| match gate.direction {
+                Direction::Ingress => format!("flows into it are judged by chain {chain}"),
+                Direction::Egress => format!("flows out of it are judged by chain {chain}"),
+            };
+            link.chains.iter().map(judged).collect::<Vec<_>>().join(", ")
+        }
+    };
+    if !missing.is_empty() {
+        words.push_str(&format!("; what it sends from {} is dropped", missing.join(" ")));
+    }
+    words
+}
+
+fn selecting_of(pod: Option<&LocalPod>, view: &PolicyView) -> Vec<SelectingPolicy> {
+    let Some(pod) = pod else { return Vec::new() };
+    let told = selecting(view, Subject::Local(pod)).into_iter();
+    told.map(|(policy, directions)| SelectingPolicy {
+        policy: policy.to_string(),
+        ingress: directions.contains(&Direction::Ingress),
+        egress: directions.contains(&Direction::Egress),
+    })
+    .collect()
 }
 
 impl From<&PodView> for PodObject {

@@ -214,13 +214,13 @@ impl Node {
         self.firewall_changes.subscribe()
     }
 
-    fn local_pods(&self, cluster: &ClusterView) -> Vec<LocalPod> {
+    pub(super) fn local_pods(&self, cluster: &ClusterView) -> Vec<LocalPod> {
         self.state().staying().map(|held| local_pod(held, cluster)).collect()
     }
 }
 
 /// A pod of this node, as policies see it.
-fn local_pod(held: &Allocation, cluster: &ClusterView) -> LocalPod {
+pub(super) fn local_pod(held: &Allocation, cluster: &ClusterView) -> LocalPod {
     let identity = match (pod_of(held, cluster), &held.pod, &held.uid) {
         (Some(pod), Some(_), _) | (Some(pod), None, Some(_)) => LocalIdentity::Pod {
             key: pod.key.clone(),

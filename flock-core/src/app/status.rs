@@ -4,7 +4,7 @@ use super::{Advertised, Node, State};
 use crate::bird;
 use crate::ids::{AttachmentId, NodeName, PodKey};
 use crate::ipam::{Allocation, Phase};
-use crate::ports::{Condition, NodeStatus, PeerStatus, Readiness};
+use crate::ports::{Condition, Counters, NodeStatus, PeerStatus, Readiness};
 use crate::time::Timestamp;
 
 /// What `flock-agent status` shows.
@@ -18,6 +18,9 @@ pub struct Report {
     pub status: NodeStatus,
     /// Name and version of the routing daemon, or why it does not answer.
     pub routing: String,
+    /// Packets of pods that the firewall has dropped since its table was written; `None` where it is off or does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<Counters>,
     /// Every prefix that is announced, or would be if its pods were eligible, in order.
     pub advertised: Vec<Advertised>,
     /// Every allocation, in the order of attachment IDs.
@@ -87,7 +90,12 @@ impl Node {
             Err(reason) => condition("Ready", false, "NotConfigured", &reason),
         };
         let bgp = state.sessions(bgp);
-        let conditions = vec![ready, state.config_condition(&self.settings.node), state.routing_condition()];
+        let conditions = vec![
+            ready,
+            state.config_condition(&self.settings.node),
+            state.routing_condition(),
+            state.policy_condition(self.ports.firewall.is_some()),
+        ];
         let pods = state.ipam.allocations().count() as u64;
         NodeStatus { conditions, bgp, pools: state.ipam.usage(now), pods }
     }
@@ -98,6 +106,10 @@ impl Node {
             Ok(status) => (status.daemon, status.peers),
             Err(error) => (error.to_string(), Vec::new()),
         };
+        let dropped = match &self.ports.firewall {
+            Some(firewall) => firewall.counters().await.ok(),
+            None => None,
+        };
         let status = self.status(bgp, now);
         let view = self.ports.pods.snapshot();
         let state = self.state();
@@ -105,6 +117,7 @@ impl Node {
             node: self.settings.node.clone(),
             status,
             routing,
+            dropped,
             advertised: state.advertised(&view),
             allocations: state.ipam.allocations().map(AllocationReport::from).collect(),
             problems: view.problems.clone(),
@@ -133,6 +146,16 @@ impl State {
                 let message = format!("the last good configuration stays in force: {reason}");
                 condition(KIND, false, "Refused", &message)
             }
+        }
+    }
+
+    fn policy_condition(&self, is_on: bool) -> Condition {
+        const KIND: &str = "PolicyEnforced";
+        match &self.firewall {
+            _ if !is_on => condition(KIND, false, "FirewallOff", "the firewall is off: every packet passes"),
+            None => condition(KIND, false, "Pending", "policies have not been looked at yet"),
+            Some(Ok(())) => condition(KIND, true, "Enforced", "policies are enforced as written"),
+            Some(Err(problem)) => condition(KIND, false, "Failed", problem),
         }
     }
 

@@ -55,6 +55,17 @@ pub enum Protocol {
     Sctp,
 }
 
+impl Protocol {
+    /// Its name in lower case, as nftables writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
 /// Ports from `first` to `last`, both included; `first` is not larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortRange {

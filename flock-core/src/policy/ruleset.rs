@@ -84,6 +84,16 @@ pub enum Shut {
     Failed,
 }
 
+impl fmt::Display for Shut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "policies are not known yet",
+            Self::Unknown => "the labels of the pod are not known, and a policy may select it",
+            Self::Failed => "a policy that selects the pod cannot be written",
+        })
+    }
+}
+
 /// Where a flow is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Gate {

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 
 use super::Retry;
-use crate::policy::{Guard, Ruleset, Stamp, Update};
+use crate::ids::IfName;
+use crate::policy::{Gate, Guard, Ruleset, Stamp, Update};
 
 /// The packet filter of the node: one table of flock's own.
 ///
@@ -35,6 +36,9 @@ pub trait Firewall: Send + Sync {
     /// What the table holds; `None` where there is none.
     async fn observe(&self) -> Result<Option<Observed>, FirewallError>;
 
+    /// What the table says of each link it names, at a cost that grows with the pods of the node only. Empty without a table.
+    async fn links(&self) -> Result<BTreeMap<IfName, ObservedLink>, FirewallError>;
+
     /// Packets dropped since the table was written, by reason.
     async fn counters(&self) -> Result<Counters, FirewallError>;
 }
@@ -57,6 +61,17 @@ pub struct Observed {
     pub chains: BTreeMap<String, u32>,
     /// How many elements each set and map has, and the sum of their digests.
     pub sets: BTreeMap<String, Digest>,
+}
+
+/// What the table says of one link.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// Addresses packets from the pod may have as their source.
+    pub sources: BTreeSet<IpAddr>,
+    /// Nothing passes.
+    pub shut: bool,
+    /// The chains that judge its flows, by name.
+    pub chains: BTreeMap<Gate, String>,
 }
 
 /// Stands for the elements of a set, whatever their order.

@@ -1,6 +1,6 @@
 //! A packet filter in memory.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use crate::ids::IfName;
-use crate::policy::{Guard, Judging, Place, Ruleset, Stamp, Update};
-use crate::ports::{Counters, Fingerprint, Firewall, FirewallError, Observed};
+use crate::policy::{Guard, Judging, Place, PodRules, Ruleset, Stamp, Update};
+use crate::ports::{Counters, Fingerprint, Firewall, FirewallError, Observed, ObservedLink};
 
 /// One call of the [`Firewall`] port that changes something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,6 +163,22 @@ impl Firewall for FakeFirewall {
     async fn observe(&self) -> Result<Option<Observed>, FirewallError> {
         let state = self.state();
         Ok(state.table.as_ref().map(|(rules, stamp)| rules.as_observed(*stamp)))
+    }
+
+    async fn links(&self) -> Result<BTreeMap<IfName, ObservedLink>, FirewallError> {
+        let state = self.state();
+        let pods = state.table.iter().flat_map(|(rules, _)| &rules.pods);
+        let observed = |(link, pod): (&IfName, &PodRules)| {
+            let chains = match &pod.place {
+                Place::Judged(chains) => {
+                    chains.iter().map(|(gate, chain)| (*gate, format!("{chain:?}"))).collect()
+                }
+                Place::Open | Place::Shut(_) => BTreeMap::new(),
+            };
+            let shut = matches!(pod.place, Place::Shut(_));
+            (link.clone(), ObservedLink { sources: pod.sources.clone(), shut, chains })
+        };
+        Ok(pods.map(observed).collect())
     }
 
     async fn counters(&self) -> Result<Counters, FirewallError> {
