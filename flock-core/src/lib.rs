@@ -18,7 +18,7 @@ pub mod plan;
 pub mod pod_plan;
 pub mod policy;
 pub mod ports;
-mod prefix;
+pub mod prefix;
 pub mod problem;
 pub mod route;
 pub mod selector;

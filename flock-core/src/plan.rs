@@ -39,6 +39,7 @@ use crate::eligibility::Withheld;
 use crate::family::{DecidedBy, Family};
 use crate::ids::{NodeName, PodKey};
 use crate::iid::Field;
+use crate::policy::NetworkPolicy;
 use crate::ports::{NodeConfigView, PodView};
 
 mod node;
@@ -56,6 +57,8 @@ pub struct Objects {
     pub pods: Vec<Arc<PodView>>,
     /// Labels of the namespaces that are there.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// The policies, no two of the same name.
+    pub policies: Vec<Arc<NetworkPolicy>>,
     /// How many objects there are of each kind that flock has no use for, by `apiVersion` and kind.
     pub ignored: BTreeMap<String, usize>,
     /// Objects that could not be read, each with what is wrong.

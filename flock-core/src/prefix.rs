@@ -8,7 +8,7 @@ use crate::problem::Problem;
 
 /// Reads `ADDRESS/LENGTH`, host bits and all. As strict as the standard library is with addresses: no leading
 /// zeros, which some read as octal.
-pub(crate) fn parse(text: &str) -> Option<IpNet> {
+pub fn parse(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let plain = length == "0" || !length.starts_with(['0', '+']);
     let length = length.parse().ok().filter(|_| plain)?;
@@ -17,7 +17,7 @@ pub(crate) fn parse(text: &str) -> Option<IpNet> {
 
 /// Reads `ADDRESS/LENGTH` without host bits; else the reason and the fix of a [`Problem`]. `example` is a
 /// prefix the fix may show.
-pub(crate) fn read(text: &str, example: &str) -> Result<IpNet, (String, String)> {
+pub fn read(text: &str, example: &str) -> Result<IpNet, (String, String)> {
     let Some(net) = parse(text) else {
         return Err(match text.parse::<IpAddr>() {
             Ok(address) => ("has no prefix length".to_owned(), format!("write {}", IpNet::from(address))),

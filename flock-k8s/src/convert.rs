@@ -1,11 +1,20 @@
 //! Kubernetes objects in the terms of the core. Total: any object gives a view or a reason, never a panic.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use flock_core::annotation::PodIntent;
 use flock_core::ids::{IdError, NodeName, PodKey, PodUid};
+use flock_core::policy::{NamedPort, PolicyPod, Protocol};
 use flock_core::ports::PodView;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+
+mod policy;
+mod policy_net;
+mod policy_port;
+
+pub(crate) use self::policy::network_policy;
 
 /// On a mirror pod: the UID of the static pod it stands for.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -59,8 +68,8 @@ pub fn pod_view(pod: Pod) -> Result<PodView, ConvertError> {
         ready: ready(&status),
         terminating: meta.deletion_timestamp.is_some(),
         host_network: spec.host_network.unwrap_or(false),
-        ended: false,
-        ports: Arc::default(),
+        ended: ended(&status),
+        ports: named_ports(&spec),
         image: spec.containers.into_iter().next().and_then(|container| container.image),
         pod_ips: pod_ips(status)?,
         reported: Vec::new(),
@@ -75,13 +84,63 @@ pub(crate) fn api_pod_view(pod: Pod) -> Result<PodView, ConvertError> {
     Ok(PodView { ready: view.ready && told, reported: view.pod_ips.clone(), ..view })
 }
 
+/// What policies need to know of a pod of another node; `None` where it is nobody to them: with `hostNetwork` it is
+/// its node, and one that has ended or that no node runs yet sends nothing.
+pub(crate) fn policy_pod(pod: &PodView) -> Option<PolicyPod> {
+    if pod.host_network || pod.ended || pod.node.is_none() {
+        return None;
+    }
+    // With a bad annotation its node attaches it to nothing.
+    let intent = PodIntent::parse(&pod.annotations).unwrap_or_default();
+    Some(PolicyPod {
+        key: pod.key.clone(),
+        labels: Arc::clone(&pod.labels),
+        ports: Arc::clone(&pod.ports),
+        pod_ips: pod.pod_ips.clone(),
+        claimed: intent.addresses.into_iter().chain(intent.anycast).collect(),
+    })
+}
+
 fn refused(field: &'static str) -> impl Fn(IdError) -> ConvertError {
     move |source| ConvertError::Name { field, source }
 }
 
+fn ended(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+}
+
+/// The protocol of this name, as the API writes it.
+fn protocol(text: &str) -> Option<Protocol> {
+    match text {
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        "SCTP" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+/// The named ports of what runs as long as the pod does: its containers, and its sidecars. Of two with the same name
+/// and protocol the first counts, as it does for a Service.
+fn named_ports(spec: &PodSpec) -> Arc<[NamedPort]> {
+    let is_sidecar = |policy: &Option<String>| policy.as_deref() == Some("Always");
+    let sidecars = spec.init_containers.iter().flatten().filter(|it| is_sidecar(&it.restart_policy));
+    let mut found = BTreeMap::new();
+    for port in spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten())
+    {
+        let name = port.name.as_ref().filter(|name| !name.is_empty());
+        let protocol = protocol(port.protocol.as_deref().filter(|it| !it.is_empty()).unwrap_or("TCP"));
+        let number = u16::try_from(port.container_port).ok().filter(|number| *number > 0);
+        if let (Some(name), Some(protocol), Some(number)) = (name, protocol, number) {
+            found.entry((name.clone(), protocol)).or_insert(number);
+        }
+    }
+    let ports = found.into_iter().map(|((name, protocol), number)| NamedPort { name, protocol, number });
+    ports.collect()
+}
+
 fn ready(status: &PodStatus) -> bool {
     // Who ends a pod from outside, such as the garbage collector, may leave its conditions as they were.
-    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+    if ended(status) {
         return false;
     }
     match status.conditions.as_deref() {
@@ -140,7 +199,10 @@ mod tests {
             "spec": {
                 "nodeName": "node-a",
                 "hostNetwork": true,
-                "containers": [{"name": "a", "image": "img:1"}, {"name": "b", "image": "img:2"}],
+                "containers": [
+                    {"name": "a", "image": "img:1", "ports": [{"name": "web", "containerPort": 80}]},
+                    {"name": "b", "image": "img:2"},
+                ],
             },
             "status": {"podIPs": [{"ip": "2001:db8::7"}, {"ip": "192.0.2.7"}], "podIP": "192.0.2.8"},
         }));
@@ -154,7 +216,7 @@ mod tests {
             terminating: true,
             host_network: true,
             ended: false,
-            ports: Arc::default(),
+            ports: [NamedPort { name: "web".to_owned(), protocol: Protocol::Tcp, number: 80 }].into(),
             image: Some("img:1".to_owned()),
             pod_ips: vec!["2001:db8::7".parse().unwrap(), "192.0.2.7".parse().unwrap()],
             reported: Vec::new(),
@@ -194,13 +256,76 @@ mod tests {
 
     #[test]
     fn a_pod_that_has_ended_is_not_ready_whatever_its_condition_says() {
-        let ready = |phase: &str| {
+        let said = |phase: &str| {
             let conditions = json!([{"type": "Ready", "status": "True"}]);
-            view_of(json!({"status": {"phase": phase, "conditions": conditions}})).ready
+            let view = view_of(json!({"status": {"phase": phase, "conditions": conditions}}));
+            (view.ready, view.ended)
         };
-        assert!(ready("Running"));
-        assert!(!ready("Succeeded"));
-        assert!(!ready("Failed"));
+        assert_eq!(said("Running"), (true, false));
+        assert_eq!(said("Succeeded"), (false, true));
+        assert_eq!(said("Failed"), (false, true));
+    }
+
+    #[test]
+    fn named_ports_are_those_of_containers_and_sidecars_in_order() {
+        let view = view_of(json!({"spec": {
+            "containers": [
+                {"name": "a", "ports": [
+                    {"name": "web", "containerPort": 8080},
+                    {"containerPort": 9090},
+                    {"name": "", "containerPort": 9091},
+                    {"name": "dns", "containerPort": 53, "protocol": "UDP"},
+                    {"name": "dns", "containerPort": 5353, "protocol": "TCP"},
+                ]},
+                {"name": "b", "ports": [
+                    {"name": "web", "containerPort": 8081},
+                    {"name": "odd", "containerPort": 70_000},
+                    {"name": "nil", "containerPort": 0},
+                    {"name": "ip", "containerPort": 1, "protocol": "ICMP"},
+                ]},
+            ],
+            "initContainers": [
+                {"name": "c", "restartPolicy": "Always", "ports": [
+                    {"name": "mesh", "containerPort": 15001, "protocol": "SCTP"},
+                ]},
+                {"name": "d", "ports": [{"name": "setup", "containerPort": 1}]},
+            ],
+        }}));
+        let ports: Vec<_> = view.ports.iter().map(|it| (it.name.as_str(), it.protocol, it.number)).collect();
+        let expected = [
+            ("dns", Protocol::Tcp, 5353),
+            ("dns", Protocol::Udp, 53),
+            ("mesh", Protocol::Sctp, 15001),
+            ("web", Protocol::Tcp, 8080),
+        ];
+        assert_eq!(ports, expected);
+    }
+
+    #[test]
+    fn a_pod_of_another_node_claims_what_its_annotations_ask_for() {
+        let pod = |extra: Value| {
+            let mut pod =
+                json!({"spec": {"nodeName": "node-b"}, "status": {"podIPs": [{"ip": "192.0.2.7"}]}});
+            merge(&mut pod, extra);
+            policy_pod(&view_of(pod))
+        };
+        let claimed = |annotations: Value| {
+            let pod = pod(json!({"metadata": {"annotations": annotations}})).unwrap();
+            assert_eq!(pod.pod_ips, ["192.0.2.7".parse::<IpAddr>().unwrap()]);
+            pod.claimed.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let addresses = json!({
+            "flock.fritzlab.net/addresses": "2001:db8::1",
+            "flock.fritzlab.net/anycast": "2001:db8::53, 192.0.2.53",
+        });
+        assert_eq!(claimed(addresses.clone()), ["2001:db8::1", "2001:db8::53", "192.0.2.53"]);
+        let mut bad = addresses;
+        bad["flock.fritzlab.net/ipv4"] = json!("perhaps");
+        assert_eq!(claimed(bad), [""; 0], "its node refuses all of it");
+        assert!(pod(json!({"spec": {"hostNetwork": true}})).is_none());
+        assert!(pod(json!({"status": {"phase": "Succeeded"}})).is_none());
+        assert!(pod(json!({"spec": {"nodeName": ""}})).is_none(), "no node runs it");
+        assert!(pod(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})).is_some());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use crate::follow::{Follower, causes};
 use crate::index::{Collection, Index};
 use crate::object::{Namespaces, Others, Own, OwnView, Pods, Stripped};
-use crate::published::Published;
+use crate::published::Cluster;
 
 /// How patient the source is.
 #[derive(Debug, Clone, Copy)]
@@ -76,14 +76,14 @@ pub struct KubePodSource {
 #[derive(Debug)]
 pub(crate) struct Shared {
     index: Mutex<Index>,
-    published: Published,
+    published: Cluster,
     by_label: watch::Sender<bool>,
 }
 
 impl Shared {
     fn new(index: Index) -> Self {
         let by_label = watch::Sender::new(index.wants_namespaces());
-        let published = Published::new(index.readiness());
+        let published = Cluster::new(index.readiness());
         let shared = Self { index: Mutex::new(index), published, by_label };
         shared.change(|_| ());
         shared
@@ -141,7 +141,7 @@ impl KubePodSource {
 #[async_trait]
 impl PodSource for KubePodSource {
     fn ready(&self) -> Readiness {
-        self.shared.published.ready()
+        self.shared.published.state()
     }
 
     fn snapshot(&self) -> Arc<ClusterView> {

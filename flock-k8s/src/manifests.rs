@@ -1,7 +1,7 @@
 //! A directory of Kubernetes manifests as the cluster (interfaces.md section 10): flock without Kubernetes.
 //!
 //! ```text
-//!   inotify --wake--> watch --look--> directory --bytes--> read --objects--> merge --> ClusterView
+//!   inotify --wake--> watch --look--> directory --bytes--> read --objects--> merge --> ClusterView, PolicyView
 //!   timer ----^                       (stamps)             (pure, bounded)   (pure)
 //! ```
 
@@ -27,7 +27,7 @@ pub use self::merge::{read_manifests, read_objects};
 pub(crate) use self::read::decode;
 pub use self::read::{MAX_FILE_BYTES, NODE_CONFIG_VERSION, is_manifest};
 use self::watch::{Reader, Wake};
-use crate::published::Published;
+use crate::published::{Cluster, Policies};
 
 /// Why a directory cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +55,24 @@ pub enum OpenError {
 /// then no half-written state is ever seen.
 #[derive(Debug)]
 pub struct ManifestPodSource {
-    shared: Arc<Published>,
+    shared: Arc<Shared>,
     wakes: Sender<Wake>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    cluster: Cluster,
+    policies: Policies,
+}
+
+impl Shared {
+    fn publish(&self, directory: &Directory, node: &NodeName) {
+        let (view, policies) = directory.views(node);
+        for problem in self.cluster.publish(view, directory.readiness()) {
+            warn!(problem, "manifest refused");
+        }
+        self.policies.publish(policies, ());
+    }
 }
 
 impl ManifestPodSource {
@@ -68,15 +84,12 @@ impl ManifestPodSource {
         let path =
             std::path::absolute(&dir).map_err(|source| OpenError::Path { path: dir.clone(), source })?;
         let directory = Directory::new(path);
-        let shared = Arc::new(Published::new(directory.readiness()));
+        let shared =
+            Arc::new(Shared { cluster: Cluster::new(directory.readiness()), policies: Policies::new(()) });
         let (wakes, woken) = mpsc::channel();
         let publish = {
             let shared = Arc::clone(&shared);
-            move |directory: &Directory| {
-                for problem in shared.publish(directory.view(&node), directory.readiness()) {
-                    warn!(problem, "manifest refused");
-                }
-            }
+            move |directory: &Directory| shared.publish(directory, &node)
         };
         let mut reader = Reader::new(directory, wakes.clone(), publish);
         reader.look();
@@ -87,7 +100,7 @@ impl ManifestPodSource {
 
     fn answer(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError> {
         match self.ready() {
-            Readiness::Ready => Ok(self.shared.snapshot().pods.get(key).cloned()),
+            Readiness::Ready => Ok(self.snapshot().pods.get(key).cloned()),
             Readiness::Starting(reason) => Err(unavailable(key, reason)),
         }
     }
@@ -103,25 +116,26 @@ impl Drop for ManifestPodSource {
 #[async_trait]
 impl PodSource for ManifestPodSource {
     fn ready(&self) -> Readiness {
-        self.shared.ready()
+        self.shared.cluster.state()
     }
 
     fn snapshot(&self) -> Arc<ClusterView> {
-        self.shared.snapshot()
+        self.shared.cluster.snapshot()
     }
 
     async fn changed(&self, seen: Revision) -> Revision {
-        self.shared.changed(seen).await
+        self.shared.cluster.changed(seen).await
     }
 
     fn policies(&self) -> Arc<PolicyView> {
-        Arc::new(PolicyView { complete: true, ..PolicyView::default() })
+        self.shared.policies.snapshot()
     }
 
-    async fn policies_changed(&self, _: Revision) -> Revision {
-        std::future::pending().await
+    async fn policies_changed(&self, seen: Revision) -> Revision {
+        self.shared.policies.changed(seen).await
     }
 
+    /// Everything is in the directory anyway.
     fn demand(&self, _: Demand) {}
 
     /// Looks at the directory first, so that a manifest written just before is found.

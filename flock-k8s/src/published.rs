@@ -3,49 +3,99 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use flock_core::policy::PolicyView;
 use flock_core::ports::{ClusterView, Readiness, Revision};
 use tokio::sync::watch;
 
-/// A view and how far its source has got; whoever waits is woken when either changes.
+/// A view that counts its changes.
+pub(crate) trait View: PartialEq + Default {
+    fn revision(&mut self) -> &mut Revision;
+
+    /// Objects that could not be read.
+    fn problems(&self) -> &[String] {
+        &[]
+    }
+
+    /// Takes over the parts of the last view that are the same, so that both share them.
+    fn share(&mut self, _last: &Self) {}
+}
+
+impl View for ClusterView {
+    fn revision(&mut self) -> &mut Revision {
+        &mut self.revision
+    }
+
+    fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
+impl View for PolicyView {
+    fn revision(&mut self) -> &mut Revision {
+        &mut self.revision
+    }
+
+    fn share(&mut self, last: &Self) {
+        fn keep<T: Eq>(now: &mut Arc<T>, last: &Arc<T>) {
+            if now == last {
+                *now = Arc::clone(last);
+            }
+        }
+        keep(&mut self.policies, &last.policies);
+        keep(&mut self.namespaces, &last.namespaces);
+        keep(&mut self.pods, &last.pods);
+    }
+}
+
+/// A view, and something small that changes with it, such as how far its source has got; whoever waits is woken when
+/// either changes.
 #[derive(Debug)]
-pub(crate) struct Published {
+pub(crate) struct Published<V, S = ()> {
     /// Together, so that nobody sees the one without the other.
-    shown: ArcSwap<(Arc<ClusterView>, Readiness)>,
+    shown: ArcSwap<(Arc<V>, S)>,
     revision: watch::Sender<Revision>,
 }
 
-impl Published {
+/// How far a source has got, and what it has seen.
+pub(crate) type Cluster = Published<ClusterView, Readiness>;
+
+/// What a source has seen of policies.
+pub(crate) type Policies = Published<PolicyView>;
+
+impl<V: View, S: PartialEq + Copy> Published<V, S> {
     /// An empty view.
-    pub(crate) fn new(readiness: Readiness) -> Self {
-        Self { shown: ArcSwap::from_pointee((Arc::default(), readiness)), revision: watch::Sender::default() }
+    pub(crate) fn new(state: S) -> Self {
+        Self { shown: ArcSwap::from_pointee((Arc::default(), state)), revision: watch::Sender::default() }
     }
 
     /// Puts a view in the place of the last one, unless nothing is different; returns the problems that are new.
     /// One caller at a time.
-    pub(crate) fn publish(&self, mut view: ClusterView, readiness: Readiness) -> Vec<String> {
+    pub(crate) fn publish(&self, mut view: V, state: S) -> Vec<String> {
         let shown = self.shown.load();
         let (old, was) = &**shown;
-        view.revision = old.revision;
-        if view == **old && readiness == *was {
+        let mut revision = *self.revision.borrow();
+        *view.revision() = revision;
+        if view == **old && state == *was {
             return Vec::new();
         }
-        let is_news = |problem: &&String| !old.problems.contains(problem);
-        let news = view.problems.iter().filter(is_news).cloned().collect();
-        view.revision.0 = view.revision.0.saturating_add(1);
-        let revision = view.revision;
+        let is_news = |problem: &&String| !old.problems().contains(problem);
+        let news = view.problems().iter().filter(is_news).cloned().collect();
+        revision.0 = revision.0.saturating_add(1);
+        *view.revision() = revision;
+        view.share(old);
         // The view first: whoever hears of a revision finds it.
-        self.shown.store(Arc::new((Arc::new(view), readiness)));
+        self.shown.store(Arc::new((Arc::new(view), state)));
         self.revision.send_replace(revision);
         news
     }
 
     /// At least as new as any view seen before.
-    pub(crate) fn ready(&self) -> Readiness {
+    pub(crate) fn state(&self) -> S {
         self.shown.load().1
     }
 
-    /// At least as new as any readiness seen before.
-    pub(crate) fn snapshot(&self) -> Arc<ClusterView> {
+    /// At least as new as any state seen before.
+    pub(crate) fn snapshot(&self) -> Arc<V> {
         Arc::clone(&self.shown.load().0)
     }
 
@@ -76,7 +126,7 @@ mod tests {
             0 => Readiness::Ready,
             _ => Readiness::Starting("the next"),
         };
-        let published = Published::new(readiness(0));
+        let published = Cluster::new(readiness(0));
         thread::scope(|scope| {
             scope.spawn(|| {
                 for revision in 1..=LAST {
@@ -85,7 +135,7 @@ mod tests {
             });
             loop {
                 let before = published.snapshot().revision;
-                let ready = published.ready();
+                let ready = published.state();
                 if published.snapshot().revision == before {
                     assert_eq!(ready, readiness(before.0), "{before:?}");
                 }
@@ -98,7 +148,7 @@ mod tests {
 
     #[test]
     fn who_has_the_view_before_it_is_told_of_is_not_told_of_the_one_before() {
-        let published = Published::new(Readiness::Ready);
+        let published = Cluster::new(Readiness::Ready);
         let mut context = Context::from_waker(Waker::noop());
         // Between the two halves of `publish`.
         let view = ClusterView { revision: Revision(1), ..ClusterView::default() };

@@ -150,6 +150,9 @@ impl FakePodSource {
             if view == **now {
                 return false;
             }
+            keep(&mut view.policies, &now.policies);
+            keep(&mut view.namespaces, &now.namespaces);
+            keep(&mut view.pods, &now.pods);
             view.revision.0 += 1;
             *now = Arc::new(view);
             true
@@ -178,6 +181,13 @@ impl FakePodSource {
         state.view = Arc::new(view);
         // Under the lock, so that revisions are sent in their order.
         self.revision.send_replace(revision);
+    }
+}
+
+/// What did not change is shared.
+fn keep<T: Eq>(now: &mut Arc<T>, last: &Arc<T>) {
+    if now == last {
+        *now = Arc::clone(last);
     }
 }
 

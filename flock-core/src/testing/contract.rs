@@ -1,6 +1,7 @@
 //! Contract suites: what fakes and real adapters alike keep to.
 
 pub mod netlink;
+pub mod pod_policies;
 pub mod pod_source;
 pub mod routing;
 pub mod store;

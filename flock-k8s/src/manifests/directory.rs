@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flock_core::ids::NodeName;
+use flock_core::policy::PolicyView;
 use flock_core::ports::{ClusterView, Readiness};
 use tracing::warn;
 
@@ -83,15 +84,16 @@ impl Directory {
     }
 
     /// Everything in it, as `node` sees it, with revision 0.
-    pub(super) fn view(&self, node: &NodeName) -> ClusterView {
+    pub(super) fn views(&self, node: &NodeName) -> (ClusterView, PolicyView) {
         let files = self.files.values().map(|known| (known.display.as_str(), &known.content));
-        let mut view = merge(node, files);
+        let (mut view, mut policies) = merge(node, files);
+        policies.complete = self.listed;
         if let Some(error) = &self.error {
             let kept = if self.listed { "; its last content stays" } else { "" };
             let problem = format!("cannot read directory {}: {error}{kept}", self.path.display());
             view.problems.insert(0, problem);
         }
-        view
+        (view, policies)
     }
 
     /// Looks at the directory and reads the files that changed. True when anything is different.
@@ -184,16 +186,10 @@ fn read(path: &Path) -> io::Result<(Option<Stamp>, Vec<u8>)> {
 
 /// Says which objects have no effect, once per kind.
 fn mention(file: &str, manifest: &Manifest, warned: &mut BTreeSet<(String, String)>) {
-    let mut first = |api_version: &str, kind: &str| warned.insert((api_version.to_owned(), kind.to_owned()));
-    match &manifest.object {
-        Object::Other { api_version, kind } if first(api_version, kind) => {
-            warn!(file, api_version, kind, "manifests of this kind are ignored");
-        }
-        // Whoever writes one believes in it.
-        Object::NetworkPolicy { namespace, name } if first("networking.k8s.io/v1", "NetworkPolicy") => {
-            warn!(file, namespace, name, "network policies are not enforced by this version of flock");
-        }
-        _ => {}
+    if let Object::Other { api_version, kind } = &manifest.object
+        && warned.insert((api_version.clone(), kind.clone()))
+    {
+        warn!(file, api_version, kind, "manifests of this kind are ignored");
     }
 }
 

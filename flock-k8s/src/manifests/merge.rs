@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use flock_core::ids::NodeName;
 use flock_core::plan::Objects;
+use flock_core::policy::PolicyView;
 use flock_core::ports::{ClusterView, NodeConfigView};
 
 use super::read::{Fault, Manifest, Object, Syntax, one_line, parse, parse_what_can_be};
+use crate::convert::policy_pod;
 
 /// What one file contributes. With faults the manifests are those of its last good content, if any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub fn read_manifests<'a>(
         (name, content)
     };
     let files: Vec<(&str, Content)> = files.into_iter().map(read).collect();
-    merge(node, files.iter().map(|(name, content)| (*name, content)))
+    merge(node, files.iter().map(|(name, content)| (*name, content))).0
 }
 
 /// What manifests hold, whichever node they are for; files and precedence as for [`read_manifests`]. Of a file with
@@ -70,15 +72,13 @@ pub fn read_objects<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) ->
             Object::Namespace { name, labels } => {
                 objects.namespaces.insert(name.clone(), labels.clone());
             }
-            Object::NetworkPolicy { .. } => count(&mut objects, "networking.k8s.io/v1", "NetworkPolicy"),
-            Object::Other { api_version, kind } => count(&mut objects, api_version, kind),
+            Object::NetworkPolicy(policy) => objects.policies.push(Arc::clone(policy)),
+            Object::Other { api_version, kind } => {
+                *objects.ignored.entry(format!("{api_version} {kind}")).or_default() += 1;
+            }
         }
     }
     objects
-}
-
-fn count(objects: &mut Objects, api_version: &str, kind: &str) {
-    *objects.ignored.entry(format!("{api_version} {kind}")).or_default() += 1;
 }
 
 /// A file whose name does not say how it is written is YAML.
@@ -91,18 +91,20 @@ fn partly(name: &str, bytes: &[u8]) -> Content {
     Content { manifests, faults }
 }
 
-/// The view of these files, with revision 0.
+/// The views of these files, with revision 0.
 pub(super) fn merge<'a>(
     node: &NodeName,
     files: impl IntoIterator<Item = (&'a str, &'a Content)>,
-) -> ClusterView {
+) -> (ClusterView, PolicyView) {
     let mut view = ClusterView { node: Some(node.clone()), ..ClusterView::default() };
+    let mut policies = PolicyView::default();
     for (file, Manifest { line, object }) in
         distinct(files, "; its last good content stays", &mut view.problems)
     {
         add(&mut view, node, file, *line, object);
+        add_policy(&mut policies, node, object);
     }
-    view
+    (view, policies)
 }
 
 /// The manifests of all files, no object twice, each with its file; what is wrong joins `problems`, with what
@@ -149,7 +151,7 @@ fn identity(object: &Object) -> Option<(&str, &str, &str)> {
         Object::NodeConfig { name, .. } => Some(("NodeConfig", "", name.as_str())),
         Object::Pod(pod) => Some(("Pod", pod.key.namespace(), pod.key.name())),
         Object::Namespace { name, .. } => Some(("Namespace", "", name)),
-        Object::NetworkPolicy { namespace, name } => Some(("NetworkPolicy", namespace, name)),
+        Object::NetworkPolicy(policy) => Some(("NetworkPolicy", &policy.key.namespace, &policy.key.name)),
         Object::Other { .. } => None,
     }
 }
@@ -170,7 +172,22 @@ fn add(view: &mut ClusterView, node: &NodeName, file: &str, line: u64, object: &
         Object::Namespace { name, labels } => {
             view.namespaces.insert(name.clone(), labels.clone());
         }
-        // Policy, and what flock does not know.
-        Object::NetworkPolicy { .. } | Object::Other { .. } => {}
+        Object::NetworkPolicy(_) | Object::Other { .. } => {}
+    }
+}
+
+fn add_policy(view: &mut PolicyView, node: &NodeName, object: &Object) {
+    match object {
+        Object::NetworkPolicy(policy) => {
+            Arc::make_mut(&mut view.policies).insert(policy.key.clone(), Arc::clone(policy));
+        }
+        Object::Namespace { name, labels } => {
+            Arc::make_mut(&mut view.namespaces).insert(name.clone(), Arc::new(labels.clone()));
+        }
+        Object::Pod(pod) if pod.node.as_ref() != Some(node) => {
+            let pod = policy_pod(pod).map(|pod| (pod.key.clone(), Arc::new(pod)));
+            Arc::make_mut(&mut view.pods).extend(pod);
+        }
+        Object::Pod(_) | Object::NodeConfig { .. } | Object::Other { .. } => {}
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use flock_core::config::NodeConfigSpec;
 use flock_core::ids::NodeName;
+use flock_core::policy::NetworkPolicy;
 use flock_core::ports::{NodeConfigView, PodView};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::convert::pod_view;
+use crate::convert::{self, pod_view};
 
 /// `apiVersion` of the NodeConfig objects flock reads.
 pub const NODE_CONFIG_VERSION: &str = "flock.fritzlab.net/v1alpha1";
@@ -74,7 +75,7 @@ pub(super) enum Object {
     NodeConfig { name: NodeName, config: NodeConfigView },
     Pod(Arc<PodView>),
     Namespace { name: String, labels: BTreeMap<String, String> },
-    NetworkPolicy { namespace: String, name: String },
+    NetworkPolicy(Arc<NetworkPolicy>),
     Other { api_version: String, kind: String },
 }
 
@@ -284,13 +285,7 @@ fn namespace(value: Value) -> Result<Object, String> {
 }
 
 fn network_policy(value: Value) -> Result<Object, String> {
-    #[derive(Deserialize)]
-    struct NetworkPolicy {
-        metadata: ObjectMeta,
-    }
-    let meta = decode::<NetworkPolicy>("", value)?.metadata;
-    let name = meta.name.ok_or("metadata.name is missing")?;
-    Ok(Object::NetworkPolicy { namespace: meta.namespace.unwrap_or_else(|| "default".to_owned()), name })
+    Ok(Object::NetworkPolicy(Arc::new(convert::network_policy(value)?)))
 }
 
 /// Deserialises what stands at `field` of an object and, if that fails, says where.

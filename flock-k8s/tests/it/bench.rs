@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flock_core::ids::{NodeName, PodKey};
+use flock_core::policy::{Labels, PolicyKey};
 use flock_core::ports::{ClusterView, PodSource, PodView};
+use flock_core::selector::LabelSelectorSpec;
 use flock_k8s::ManifestPodSource;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -32,6 +34,10 @@ pub(crate) fn pod_saying(name: &str, word: &str) -> String {
 
 /// A view as the manifest somebody would have written for it.
 pub(crate) fn manifest_of(pod: &PodView) -> Value {
+    let ports = pod.ports.iter().map(|port| {
+        let protocol = format!("{:?}", port.protocol).to_uppercase();
+        json!({"name": port.name, "protocol": protocol, "containerPort": port.number})
+    });
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -46,13 +52,28 @@ pub(crate) fn manifest_of(pod: &PodView) -> Value {
         "spec": {
             "nodeName": pod.node,
             "hostNetwork": pod.host_network,
-            "containers": [{"name": "main", "image": pod.image}],
+            "containers": [{"name": "main", "image": pod.image, "ports": ports.collect::<Vec<_>>()}],
         },
         "status": {
             "conditions": if pod.ready { json!([]) } else { json!([{"type": "Ready", "status": "False"}]) },
+            "phase": pod.ended.then_some("Succeeded"),
             "podIPs": pod.pod_ips.iter().map(|ip| json!({ "ip": ip })).collect::<Vec<_>>(),
         },
     })
+}
+
+/// A policy that lets nothing in.
+pub(crate) fn policy_of(key: &PolicyKey, subject: &LabelSelectorSpec) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"namespace": key.namespace, "name": key.name},
+        "spec": {"podSelector": subject, "policyTypes": ["Ingress"]},
+    })
+}
+
+pub(crate) fn namespace_of(name: &str, labels: &Labels) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 }
 
 /// Puts a file into place in one step.

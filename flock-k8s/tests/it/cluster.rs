@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use flock_core::config::NodeConfigSpec;
 use flock_core::ids::PodKey;
+use flock_core::policy::{Labels, PolicyKey};
 use flock_core::ports::{ClusterView, NodeConfigView, PodSource, PodView, Readiness};
+use flock_core::selector::LabelSelectorSpec;
 use flock_core::testing::contract::pod_source::{PodSourceBench, pod_source};
 use flock_k8s::testing::FakeApiServer;
 use flock_k8s::{KubePodSource, SILENCE, Timing, connect};
 use serde_json::{Value, json};
 
-use crate::bench::{has_pods, manifest_of, node, soon, until};
+use crate::bench::{has_pods, manifest_of, namespace_of, node, policy_of, soon, until};
 
 /// Short, so that what takes a while in a cluster does not here.
 pub(crate) const TIMING: Timing = Timing {
@@ -105,6 +107,18 @@ impl PodSourceBench for Cluster {
 
     fn remove(&self, key: &PodKey) {
         self.api.delete("pods", Some(key.namespace()), key.name());
+    }
+
+    fn put_policy(&self, key: &PolicyKey, subject: &LabelSelectorSpec) {
+        self.api.put(policy_of(key, subject));
+    }
+
+    fn remove_policy(&self, key: &PolicyKey) {
+        self.api.delete("networkpolicies", Some(&key.namespace), &key.name);
+    }
+
+    fn put_namespace(&self, name: &str, labels: &Labels) {
+        self.api.put(namespace_of(name, labels));
     }
 
     fn configure(&self, spec: Option<&NodeConfigSpec>) {

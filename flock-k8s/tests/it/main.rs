@@ -7,6 +7,7 @@ mod directory;
 mod events;
 mod informer;
 mod manifests;
+mod policies;
 mod policy;
 mod rights;
 mod schema;

@@ -158,7 +158,7 @@ fn namespaces_bring_their_labels_and_the_one_every_namespace_has() {
 fn other_kinds_are_no_problem() {
     let view = read(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {template: 5}\n---\n\
-         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {podSelector: {}}\n",
+         apiVersion: networking.k8s.io/v1beta1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: 5\n",
     );
     assert_eq!(view, nothing());
 }
@@ -184,6 +184,11 @@ fn a_bad_file_says_where_and_why() {
         (
             "apiVersion: flock.fritzlab.net/v2\nkind: NodeConfig\nmetadata: {name: node-a}".to_owned(),
             "a.yaml:1: NodeConfig node-a: apiVersion \"flock.fritzlab.net/v2\" is unknown, write",
+        ),
+        (
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: a}\nspec: {ingress: [{from: [{}]}]}"
+                .to_owned(),
+            "a.yaml:1: NetworkPolicy a: spec.ingress[0].from[0] {} names nobody: add ipBlock",
         ),
         ("apiVersion: v1\nkind: List\nitems: 5".to_owned(), "a.yaml:1: items: invalid type: integer `5`"),
         (
@@ -405,7 +410,7 @@ fn objects_are_those_of_every_node_in_the_order_written() {
     let rest = "{apiVersion: v1, kind: Pod, metadata: {name: b}}\n---\n\
                 {apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {team: web}}}\n---\n\
                 {apiVersion: apps/v1, kind: Deployment, metadata: {name: web}}\n---\n\
-                {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: web}}\n";
+                {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: web}, spec: {}}\n";
     let files = [("pods.yaml", pods), ("a.yaml", NODE_CONFIG), ("b.yaml", &other), ("rest.yaml", rest)];
     let objects = read_objects(files.iter().map(|(name, text)| (*name, text.as_bytes())));
 
@@ -418,7 +423,9 @@ fn objects_are_those_of_every_node_in_the_order_written() {
     assert!(refused.starts_with("b.yaml:2: spec.bgp.asn: "), "{refused}");
     assert_eq!(objects.namespaces["shop"]["team"], "web");
     let ignored: Vec<_> = objects.ignored.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
-    assert_eq!(ignored, [("apps/v1 Deployment", 1), ("networking.k8s.io/v1 NetworkPolicy", 1)]);
+    assert_eq!(ignored, [("apps/v1 Deployment", 1)]);
+    let policies: Vec<_> = objects.policies.iter().map(|policy| policy.key.to_string()).collect();
+    assert_eq!(policies, ["default/web"]);
     let [bad, twice] = &objects.problems[..] else { panic!("{:?}", objects.problems) };
     assert!(bad.starts_with("pods.yaml:5: Pod B: "), "{bad}");
     assert!(bad.ends_with("; a node takes nothing of this file"), "{bad}");

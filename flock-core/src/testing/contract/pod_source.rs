@@ -6,10 +6,12 @@ use std::task::{Context, Poll, Waker};
 
 use crate::config::{BgpSpec, NodeConfigSpec};
 use crate::ids::PodKey;
+use crate::policy::{Labels, NamedPort, PolicyKey, Protocol};
 use crate::ports::{ClusterView, PodSource, PodView, Readiness};
+use crate::selector::LabelSelectorSpec;
 use crate::testing::pod_view;
 
-/// A [`PodSource`] and the cluster behind it, which is empty at first. A change may take a moment to show.
+/// A [`PodSource`] of `node-a` and the cluster behind it, which is empty at first. A change may take a moment to show.
 pub trait PodSourceBench: Send + Sync {
     /// The port under test; ready.
     fn source(&self) -> &dyn PodSource;
@@ -22,6 +24,15 @@ pub trait PodSourceBench: Send + Sync {
 
     /// Sets or removes the configuration of the node.
     fn configure(&self, spec: Option<&NodeConfigSpec>);
+
+    /// Adds or replaces a policy that lets nothing into the pods it selects, and says nothing of what goes out.
+    fn put_policy(&self, key: &PolicyKey, subject: &LabelSelectorSpec);
+
+    /// Removes a policy.
+    fn remove_policy(&self, key: &PolicyKey);
+
+    /// Adds a namespace with these labels.
+    fn put_namespace(&self, name: &str, labels: &Labels);
 }
 
 /// Runs every law on a bench of its own. A law that does not hold may wait for ever: give it a deadline.
@@ -44,7 +55,10 @@ fn named(index: usize) -> PodView {
 }
 
 /// Waits for a view that holds; this is how the core waits too.
-async fn view_with(source: &dyn PodSource, holds: impl Fn(&ClusterView) -> bool) -> Arc<ClusterView> {
+pub(super) async fn view_with(
+    source: &dyn PodSource,
+    holds: impl Fn(&ClusterView) -> bool,
+) -> Arc<ClusterView> {
     loop {
         let view = source.snapshot();
         if holds(&view) {
@@ -111,8 +125,12 @@ async fn every_field_of_a_pod_arrives(bench: &impl PodSourceBench) {
         ready: false,
         terminating: true,
         host_network: true,
-        ended: false,
-        ports: std::sync::Arc::default(),
+        ended: true,
+        ports: [
+            NamedPort { name: "dns".to_owned(), protocol: Protocol::Udp, number: 53 },
+            NamedPort { name: "http".to_owned(), protocol: Protocol::Tcp, number: 8080 },
+        ]
+        .into(),
         image: Some("registry.example/web:1".to_owned()),
         pod_ips: vec!["2001:db8::7".parse().unwrap(), "192.0.2.7".parse().unwrap()],
         reported: Vec::new(),
@@ -210,8 +228,30 @@ async fn a_snapshot_does_not_change_under_the_caller(bench: &impl PodSourceBench
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::annotation::PodIntent;
+    use crate::policy::{NetworkPolicy, PolicyPod, PolicyView};
     use crate::ports::{NodeConfigView, Retry, Revision};
+    use crate::selector::LabelSelector;
     use crate::testing::FakePodSource;
+    use crate::testing::contract::pod_policies::pod_policies;
+
+    /// What the fake is told of a pod by whoever puts one.
+    fn tell_policies(view: &mut PolicyView, pod: &PodView) {
+        let pods = Arc::make_mut(&mut view.pods);
+        pods.remove(&pod.key);
+        let elsewhere = pod.node.as_ref().is_some_and(|node| node.as_str() != "node-a");
+        if elsewhere && !pod.host_network && !pod.ended {
+            let intent = PodIntent::parse(&pod.annotations).unwrap();
+            let pod = PolicyPod {
+                key: pod.key.clone(),
+                labels: Arc::clone(&pod.labels),
+                ports: Arc::clone(&pod.ports),
+                pod_ips: pod.pod_ips.clone(),
+                claimed: intent.addresses.into_iter().chain(intent.anycast).collect(),
+            };
+            pods.insert(pod.key.clone(), Arc::new(pod));
+        }
+    }
 
     impl PodSourceBench for FakePodSource {
         fn source(&self) -> &dyn PodSource {
@@ -219,18 +259,46 @@ mod tests {
         }
         fn put(&self, pod: &PodView) {
             self.set_pod(pod.clone());
+            self.edit_policies(|view| tell_policies(view, pod));
         }
         fn remove(&self, key: &PodKey) {
             self.remove_pod(key);
+            self.edit_policies(|view| {
+                Arc::make_mut(&mut view.pods).remove(key);
+            });
         }
         fn configure(&self, spec: Option<&NodeConfigSpec>) {
             self.set_node_config(spec.map(|spec| NodeConfigView { generation: 0, spec: Ok(spec.clone()) }));
+        }
+        fn put_policy(&self, key: &PolicyKey, subject: &LabelSelectorSpec) {
+            let subject = LabelSelector::validate(subject, "", &mut Vec::new());
+            let policy = NetworkPolicy { key: key.clone(), subject, ingress: Some(Vec::new()), egress: None };
+            self.edit_policies(|view| {
+                Arc::make_mut(&mut view.policies).insert(key.clone(), Arc::new(policy));
+            });
+        }
+        fn remove_policy(&self, key: &PolicyKey) {
+            self.edit_policies(|view| {
+                Arc::make_mut(&mut view.policies).remove(key);
+            });
+        }
+        fn put_namespace(&self, name: &str, labels: &Labels) {
+            let mut labels = labels.clone();
+            labels.insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
+            self.edit_policies(|view| {
+                Arc::make_mut(&mut view.namespaces).insert(name.to_owned(), Arc::new(labels));
+            });
         }
     }
 
     #[tokio::test]
     async fn fake_pod_source_keeps_the_contract() {
         pod_source(async || FakePodSource::default()).await;
+    }
+
+    #[tokio::test]
+    async fn fake_pod_source_keeps_the_contract_of_policies() {
+        pod_policies(async || FakePodSource::default()).await;
     }
 
     #[tokio::test]
