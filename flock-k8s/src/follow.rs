@@ -18,10 +18,11 @@ use futures::StreamExt;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Client, Error, Resource};
 
-use crate::index::{Collection, Index};
+use crate::collection::Seen;
 use crate::informer::{Shared, Timing};
-use crate::object::{Kind, Stripped};
+use crate::object::Stripped;
 use crate::pause::Pause;
+use crate::watched::Watched;
 
 /// Beyond the time it was asked for, a watch gets this much to say that it is over.
 const GRACE: Duration = Duration::from_secs(5);
@@ -37,8 +38,11 @@ pub(crate) struct Follower {
     pub(crate) timing: Timing,
 }
 
-/// Where the objects of a kind are kept.
-type Place<V> = fn(&mut Index) -> &mut Collection<V>;
+/// Changes that show together, where so many have come at once.
+const TOGETHER: usize = 256;
+
+/// An object by name, and what it has become; `None`: it is gone.
+type News<K> = (String, Option<Seen<K>>);
 
 /// Why a list or a watch came to nothing.
 struct Failure {
@@ -87,7 +91,7 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
 
 impl Follower {
     /// Keeps one collection up to date, for ever. `fields` selects the objects.
-    pub(crate) async fn follow<K: Kind>(self, fields: Option<String>, place: Place<K::View>)
+    pub(crate) async fn follow<K: Watched>(self, fields: Option<String>)
     where
         Stripped<K>: Resource<DynamicType = ()>,
     {
@@ -97,10 +101,10 @@ impl Follower {
         let mut version: Option<String> = None;
         loop {
             let outcome = match &mut version {
-                None => self.list(&api, fields.as_deref(), place).await.map(|listed| version = Some(listed)),
+                None => self.list(&api, fields.as_deref()).await.map(|listed| version = Some(listed)),
                 Some(version) => {
                     let began = Instant::now();
-                    let outcome = self.watch(&api, fields.as_deref(), place, version).await;
+                    let outcome = self.watch(&api, fields.as_deref(), version).await;
                     if began.elapsed() >= BRIEF.min(self.timing.watch / 2) {
                         pause.reset();
                     } else if outcome.is_ok() {
@@ -129,16 +133,11 @@ impl Follower {
     }
 
     /// Reads everything; the version to watch from.
-    async fn list<K: Kind>(
-        &self,
-        api: &Api<Stripped<K>>,
-        fields: Option<&str>,
-        place: Place<K::View>,
-    ) -> Result<String, Failure>
+    async fn list<K: Watched>(&self, api: &Api<Stripped<K>>, fields: Option<&str>) -> Result<String, Failure>
     where
         Stripped<K>: Resource<DynamicType = ()>,
     {
-        self.shared.prepare(|index| place(index).begin());
+        self.shared.prepare(|index| K::place(index).begin());
         let mut params = ListParams::default().limit(K::PAGE);
         params.field_selector = fields.map(str::to_owned);
         loop {
@@ -152,7 +151,7 @@ impl Follower {
             };
             self.shared.prepare(|index| {
                 for object in page.items {
-                    place(index).list(object.key(), object.view);
+                    K::place(index).list(object.key(), object.view);
                 }
             });
             params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
@@ -163,18 +162,17 @@ impl Follower {
             let version = version.ok_or_else(|| Failure::nonsense("a list without a resource version"))?;
             self.shared.change(|index| {
                 index.set_away(false);
-                place(index).end();
+                K::place(index).end();
             });
             return Ok(version);
         }
     }
 
     /// Takes changes over until the watch is over; `version` moves on with them.
-    async fn watch<K: Kind>(
+    async fn watch<K: Watched>(
         &self,
         api: &Api<Stripped<K>>,
         fields: Option<&str>,
-        place: Place<K::View>,
         version: &mut String,
     ) -> Result<(), Failure>
     where
@@ -185,28 +183,52 @@ impl Follower {
         let longest = self.timing.watch + GRACE;
         let silent = || Failure::silence(format!("a watch was silent for {} s", longest.as_secs()));
         let begin = tokio::time::timeout(longest, api.watch(&params, version)).await.map_err(|_| silent())?;
-        let mut events = std::pin::pin!(begin.map_err(|error| Failure::of(&error))?);
-        while let Some(event) = tokio::time::timeout(longest, events.next()).await.map_err(|_| silent())? {
-            let (object, gone) = match event.map_err(|error| Failure::of(&error))? {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
-                WatchEvent::Deleted(object) => (object, true),
-                WatchEvent::Bookmark(bookmark) => {
-                    *version = bookmark.metadata.resource_version;
-                    continue;
-                }
-                // Whatever it is, asking for the same again would bring the same.
-                WatchEvent::Error(status) => {
-                    let away = status.code >= 500;
-                    return Err(Failure { reason: status.to_string(), away, resume: false });
-                }
-            };
-            let seen = object.meta().resource_version.clone().filter(|seen| !seen.is_empty());
-            *version = seen.ok_or_else(|| Failure::nonsense("an object without a resource version"))?;
-            self.shared.change(|index| {
-                let (objects, key) = (place(index), object.key());
-                if gone { objects.delete(&key) } else { objects.apply(key, object.view) }
-            });
+        let events = begin.map_err(|error| Failure::of(&error))?;
+        let mut events = std::pin::pin!(events.ready_chunks(TOGETHER));
+        while let Some(events) = tokio::time::timeout(longest, events.next()).await.map_err(|_| silent())? {
+            let mut news = Vec::new();
+            let outcome = events.into_iter().try_for_each(|event| hear(event, version, &mut news));
+            if !news.is_empty() {
+                self.shared.change(|index| {
+                    let objects = K::place(index);
+                    for (name, object) in news {
+                        match object {
+                            Some(object) => objects.apply(name, object),
+                            None => objects.delete(&name),
+                        }
+                    }
+                });
+            }
+            outcome?;
         }
         Ok(())
     }
+}
+
+/// Takes note of an event: of what it says of an object, and of the version it moves the watch on to.
+fn hear<K: Watched>(
+    event: Result<WatchEvent<Stripped<K>>, Error>,
+    version: &mut String,
+    news: &mut Vec<News<K>>,
+) -> Result<(), Failure>
+where
+    Stripped<K>: Resource<DynamicType = ()>,
+{
+    let (object, gone) = match event.map_err(|error| Failure::of(&error))? {
+        WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+        WatchEvent::Deleted(object) => (object, true),
+        WatchEvent::Bookmark(bookmark) => {
+            *version = bookmark.metadata.resource_version;
+            return Ok(());
+        }
+        // Whatever it is, asking for the same again would bring the same.
+        WatchEvent::Error(status) => {
+            let away = status.code >= 500;
+            return Err(Failure { reason: status.to_string(), away, resume: false });
+        }
+    };
+    let seen = object.meta().resource_version.clone().filter(|seen| !seen.is_empty());
+    *version = seen.ok_or_else(|| Failure::nonsense("an object without a resource version"))?;
+    news.push((object.key(), (!gone).then_some(object.view)));
+    Ok(())
 }

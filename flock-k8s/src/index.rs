@@ -1,99 +1,14 @@
-//! What the watches have said so far, as one view. Pure: fed by events, tested without an API server.
+//! What the watches have said so far, as the views of a source. Pure: fed by events, tested without an API server.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flock_core::config::{NodeConfig, NodeConfigSpec};
+use flock_core::config::NodeConfigSpec;
 use flock_core::ids::NodeName;
-use flock_core::ports::{ClusterView, ForeignPools, NodeConfigView, PodView, Readiness};
+use flock_core::ports::{ClusterView, Demand, ForeignPools, NodeConfigView, Readiness};
 
-use crate::object::{OwnView, PoolsView};
-
-/// One kind of objects. A list that is read anew replaces the old one in one step, when it is complete.
-#[derive(Debug)]
-pub(crate) struct Collection<V> {
-    now: BTreeMap<String, Known<V>>,
-    next: Option<BTreeMap<String, Known<V>>>,
-    listed: bool,
-    /// Counts changes of what it holds.
-    changes: u64,
-}
-
-/// An object: its last good state, and what is wrong with the present one.
-#[derive(Debug, Clone, PartialEq)]
-struct Known<V> {
-    good: Option<Arc<V>>,
-    problem: Option<String>,
-}
-
-impl<V> Default for Collection<V> {
-    fn default() -> Self {
-        Self { now: BTreeMap::new(), next: None, listed: false, changes: 0 }
-    }
-}
-
-impl<V: PartialEq> Collection<V> {
-    /// A list begins.
-    pub(crate) fn begin(&mut self) {
-        self.next = Some(BTreeMap::new());
-    }
-
-    /// An object of the list.
-    pub(crate) fn list(&mut self, key: String, object: Result<V, String>) {
-        let known = self.known(&key, object);
-        if let Some(next) = &mut self.next {
-            next.insert(key, known);
-        }
-    }
-
-    /// The list is complete; what is not in it is gone.
-    pub(crate) fn end(&mut self) {
-        if let Some(next) = self.next.take() {
-            self.now = next;
-            self.listed = true;
-            self.changes += 1;
-        }
-    }
-
-    /// An object is there, or is different.
-    pub(crate) fn apply(&mut self, key: String, object: Result<V, String>) {
-        let known = self.known(&key, object);
-        if self.now.get(&key) != Some(&known) {
-            self.now.insert(key, known);
-            self.changes += 1;
-        }
-    }
-
-    /// An object is gone.
-    pub(crate) fn delete(&mut self, key: &str) {
-        if self.now.remove(key).is_some() {
-            self.changes += 1;
-        }
-    }
-
-    fn known(&self, key: &str, object: Result<V, String>) -> Known<V> {
-        let old = self.now.get(key).and_then(|known| known.good.as_ref());
-        match object {
-            // The same allocation for the same content: comparing views is cheap then.
-            Ok(view) if old.is_some_and(|old| **old == view) => {
-                Known { good: old.map(Arc::clone), problem: None }
-            }
-            Ok(view) => Known { good: Some(Arc::new(view)), problem: None },
-            Err(problem) => Known { good: old.map(Arc::clone), problem: Some(problem) },
-        }
-    }
-
-    fn good(&self) -> impl Iterator<Item = (&str, &Arc<V>)> {
-        self.now.iter().filter_map(|(key, known)| Some((key.as_str(), known.good.as_ref()?)))
-    }
-
-    fn problems(&self, kind: &str) -> impl Iterator<Item = String> {
-        self.now.iter().filter_map(move |(key, known)| {
-            let kept = if known.good.is_some() { "; its last good state stays" } else { "" };
-            known.problem.as_ref().map(|problem| format!("{kind} {key}: {problem}{kept}"))
-        })
-    }
-}
+use crate::collection::Collection;
+use crate::object::{Namespaces, Others, Own, OwnView, Pods};
+use crate::watched::Part;
 
 /// Everything that is watched.
 #[derive(Debug)]
@@ -107,14 +22,30 @@ pub(crate) struct Index {
     away: bool,
     /// It did not answer, or not in time, while there was a NodeConfig: the node serves, and goes on when some lists are in.
     alone: bool,
-    /// The claims in force ask for labels of namespaces.
-    by_label: bool,
-    pub(crate) own: Collection<OwnView>,
-    pub(crate) pods: Collection<PodView>,
-    pub(crate) namespaces: Collection<BTreeMap<String, String>>,
-    pub(crate) others: Collection<PoolsView>,
+    demand: Demand,
+    pub(crate) own: Collection<Own>,
+    pub(crate) pods: Collection<Pods>,
+    pub(crate) namespaces: Collection<Namespaces>,
+    pub(crate) others: Collection<Others>,
     /// What `others` say, and after how many changes of it.
     foreign: (u64, ForeignPools),
+}
+
+/// Kinds that are watched.
+const PARTS: usize = 4;
+
+/// Differs from the last one where the [`ClusterView`] does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    alone: bool,
+    demand: Demand,
+    parts: [(u64, u64); PARTS],
+}
+
+/// Which of the kinds that not every node needs have to be watched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) namespaces: bool,
 }
 
 impl Index {
@@ -126,7 +57,7 @@ impl Index {
             last_good,
             away: false,
             alone: false,
-            by_label: false,
+            demand: Demand::default(),
             own: Collection::default(),
             pods: Collection::default(),
             namespaces: Collection::default(),
@@ -137,9 +68,18 @@ impl Index {
         index
     }
 
+    fn parts(&self) -> [&dyn Part; PARTS] {
+        [&self.own, &self.pods, &self.namespaces, &self.others]
+    }
+
     /// Takes note of whether the API server answers.
     pub(crate) fn set_away(&mut self, away: bool) {
         self.away = away;
+    }
+
+    /// Takes note of what is needed.
+    pub(crate) fn set_demand(&mut self, demand: Demand) {
+        self.demand = demand;
     }
 
     /// Waits no longer for the first lists, if there is a NodeConfig to go on with.
@@ -152,25 +92,19 @@ impl Index {
         if self.away {
             self.go_on_alone();
         }
-        let config = self.config();
         // Who deletes it does not want it back: its pools may be another node's by now.
-        if config.is_none() {
+        if self.config().is_none() {
             self.last_good = None;
         }
-        let good = config.and_then(|config| config.spec.ok());
-        // While the one that is written is refused, or gone, the last good one stays in force, and its claims too.
-        if let Some(spec) = good.filter(|spec| NodeConfig::validate(spec).is_ok()) {
-            self.by_label = selects_by_label(&spec);
-        }
         // Thousands of nodes: not for each thing that happens here.
-        if self.foreign.0 != self.others.changes {
-            self.foreign = (self.others.changes, self.foreign_pools());
+        if self.foreign.0 != self.others.changes() {
+            self.foreign = (self.others.changes(), self.foreign_pools());
         }
     }
 
     fn foreign_pools(&self) -> ForeignPools {
         let mut view = ClusterView::default();
-        for (name, pools) in self.others.good() {
+        for (name, pools) in self.others.objects().iter() {
             let Ok(name) = NodeName::parse(name) else { continue };
             if name != self.node {
                 let (cidr6, cidr4) = (pools.cidr6.clone(), pools.cidr4.clone());
@@ -180,78 +114,69 @@ impl Index {
         view.foreign_pools
     }
 
-    /// Whether namespaces have to be watched.
-    pub(crate) fn wants_namespaces(&self) -> bool {
-        self.by_label
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted { namespaces: self.demand.namespaces }
     }
 
     /// The NodeConfig as last seen.
     pub(crate) fn own(&self) -> Option<Arc<OwnView>> {
-        self.own.good().next().map(|(_, own)| Arc::clone(own))
+        self.own.objects().values().next().map(Arc::clone)
     }
 
-    fn config(&self) -> Option<NodeConfigView> {
-        if self.own.listed {
-            self.own.good().next().map(|(_, own)| own.config.clone())
+    fn config(&self) -> Option<&NodeConfigView> {
+        if self.own.listed() {
+            self.own.objects().values().next().map(|own| &own.config)
         } else {
-            self.remembered.clone()
+            self.remembered.as_ref()
         }
     }
 
-    /// Ready once NodeConfig and pods have been listed. While the API server is away a NodeConfig is enough, or no
-    /// static pod would start on a node that boots without it.
+    /// Ready once what is awaited has been listed. While the API server is away a NodeConfig is enough, or no static pod
+    /// would start on a node that boots without it.
     pub(crate) fn readiness(&self) -> Readiness {
-        if !self.own.listed && !self.alone {
-            return Readiness::Starting("the NodeConfig from the API server");
+        let mut awaited = self.parts().into_iter().filter_map(Part::awaited);
+        match awaited.next().filter(|_| !self.alone) {
+            Some(awaited) => Readiness::Starting(awaited),
+            None => Readiness::Ready,
         }
-        if !self.pods.listed && !self.alone {
-            return Readiness::Starting("the pods of this node from the API server");
-        }
-        Readiness::Ready
     }
 
-    /// Everything, with revision 0. Without a NodeConfig until the source is ready: routes made of half a list of pods
-    /// would withdraw addresses whose pods are well.
+    pub(crate) fn stamp(&self) -> Stamp {
+        let (alone, demand) = (self.alone, self.demand);
+        Stamp { alone, demand, parts: self.parts().map(|part| part.stamp(demand)) }
+    }
+
+    /// Everything but policies, with revision 0. Without a NodeConfig until the source is ready: routes made of half a
+    /// list of pods would withdraw addresses whose pods are well.
     pub(crate) fn view(&self) -> ClusterView {
         let mut view = ClusterView {
             node: Some(self.node.clone()),
-            node_config: self.config().filter(|_| self.readiness() == Readiness::Ready),
+            node_config: self.config().filter(|_| self.readiness() == Readiness::Ready).cloned(),
             last_good: self.last_good.clone(),
-            pods_pending: !self.pods.listed,
-            pods: self.pods.good().map(|(_, pod)| (pod.key.clone(), Arc::clone(pod))).collect(),
-            namespaces: self
-                .namespaces
-                .good()
-                .map(|(name, labels)| (name.to_owned(), (**labels).clone()))
-                .collect(),
             foreign_pools: Arc::clone(&self.foreign.1),
             ..ClusterView::default()
         };
-        view.problems.extend(self.pods.problems("Pod"));
-        view.problems.extend(self.namespaces.problems("Namespace"));
+        for part in self.parts() {
+            part.join(self.demand, &mut view);
+        }
         // Of ones own the core speaks.
         let own = format!("NodeConfig {}:", self.node);
-        view.problems.extend(self.others.problems("NodeConfig").filter(|problem| !problem.starts_with(&own)));
+        view.problems.retain(|problem| !problem.starts_with(&own));
         view
     }
 }
 
-fn selects_by_label(spec: &NodeConfigSpec) -> bool {
-    spec.claims.iter().any(|claim| {
-        let selector = &claim.namespace_selector;
-        !selector.match_labels.is_empty() || !selector.match_expressions.is_empty()
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use flock_core::config::{BgpSpec, ClaimSpec};
-    use flock_core::selector::LabelSelectorSpec;
+    use std::collections::BTreeMap;
+
+    use flock_core::config::BgpSpec;
     use flock_core::testing::pod_view;
 
     use super::*;
+    use crate::object::PoolsView;
 
-    type PoolsResult = Result<PoolsView, String>;
+    type PoolsResult = Result<Option<PoolsView>, String>;
 
     fn index(remembered: Option<NodeConfigView>) -> Index {
         Index::new(NodeName::parse("node-a").unwrap(), remembered)
@@ -266,18 +191,6 @@ mod tests {
         OwnView { uid: None, config, since: BTreeMap::new() }
     }
 
-    fn labelled(asn: u64) -> NodeConfigView {
-        let match_labels = [("team".to_owned(), "dns".to_owned())].into();
-        let mut config = config(asn);
-        let claim = ClaimSpec {
-            cidrs: vec!["2001:db8:a::/64".to_owned()],
-            namespace_selector: LabelSelectorSpec { match_labels, ..LabelSelectorSpec::default() },
-            ..ClaimSpec::default()
-        };
-        config.spec.as_mut().unwrap().claims.push(claim);
-        config
-    }
-
     #[test]
     fn a_new_list_replaces_the_old_one_when_it_is_complete() {
         let mut index = index(None);
@@ -285,7 +198,7 @@ mod tests {
         let list = |index: &mut Index, pods: &[&str]| {
             index.pods.begin();
             for pod in pods {
-                index.pods.list((*pod).to_owned(), Ok(pod_view(pod)));
+                index.pods.list((*pod).to_owned(), Ok(Some(pod_view(pod))));
             }
         };
         list(&mut index, &["a/one", "a/two"]);
@@ -304,7 +217,7 @@ mod tests {
     fn a_list_that_is_begun_again_forgets_the_half_of_before() {
         let mut index = index(None);
         index.pods.begin();
-        index.pods.list("a/one".to_owned(), Ok(pod_view("a/one")));
+        index.pods.list("a/one".to_owned(), Ok(Some(pod_view("a/one"))));
         index.pods.begin();
         index.pods.end();
         assert!(index.view().pods.is_empty());
@@ -313,7 +226,7 @@ mod tests {
     #[test]
     fn an_object_that_cannot_be_read_keeps_its_last_good_state() {
         let mut index = index(None);
-        index.pods.apply("a/one".to_owned(), Ok(pod_view("a/one")));
+        index.pods.apply("a/one".to_owned(), Ok(Some(pod_view("a/one"))));
         let before = index.view().pods;
         index.pods.apply("a/one".to_owned(), Err("status.podIPs: odd".to_owned()));
         index.pods.apply("a/two".to_owned(), Err("spec.nodeName: odd".to_owned()));
@@ -325,7 +238,7 @@ mod tests {
         index.pods.list("a/one".to_owned(), Err("odd".to_owned()));
         index.pods.end();
         assert_eq!(index.view().pods, before, "over a new list too");
-        index.pods.apply("a/one".to_owned(), Ok(pod_view("a/one")));
+        index.pods.apply("a/one".to_owned(), Ok(Some(pod_view("a/one"))));
         assert!(index.view().problems.is_empty());
     }
 
@@ -376,7 +289,7 @@ mod tests {
         assert!(index.view().pods_pending);
         index.own.begin();
         assert_eq!(index.view().node_config, Some(config(65101)));
-        index.own.list("node-a".to_owned(), Ok(own(config(65102))));
+        index.own.list("node-a".to_owned(), Ok(Some(own(config(65102)))));
         index.own.end();
         assert_eq!(index.view().node_config, Some(config(65102)));
         index.own.delete("node-a");
@@ -384,14 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn claims_of_what_an_earlier_run_knew_count_while_what_is_written_is_refused() {
-        let mut index = index(Some(labelled(65101)));
+    fn what_an_earlier_run_knew_counts_while_what_is_written_is_refused() {
+        let mut index = index(Some(config(65101)));
         index.own.begin();
-        index.own.list("node-a".to_owned(), Ok(own(config(0))));
+        index.own.list("node-a".to_owned(), Ok(Some(own(config(0)))));
         index.own.end();
         index.settle();
-        assert_eq!(index.view().last_good.map(|spec| (*spec).clone()), labelled(65101).spec.ok());
-        assert!(index.wants_namespaces());
+        assert_eq!(index.view().last_good.map(|spec| (*spec).clone()), config(65101).spec.ok());
     }
 
     #[test]
@@ -400,7 +312,7 @@ mod tests {
         let mut list = |written: Option<NodeConfigView>| {
             index.own.begin();
             if let Some(written) = written {
-                index.own.list("node-a".to_owned(), Ok(own(written)));
+                index.own.list("node-a".to_owned(), Ok(Some(own(written))));
             }
             index.own.end();
             index.settle();
@@ -415,7 +327,7 @@ mod tests {
     fn a_config_without_the_list_of_pods_does_not_show() {
         let mut index = index(None);
         index.own.begin();
-        index.own.list("node-a".to_owned(), Ok(own(config(65101))));
+        index.own.list("node-a".to_owned(), Ok(Some(own(config(65101)))));
         index.own.end();
         assert_eq!(index.view().node_config, None);
         index.pods.begin();
@@ -426,26 +338,9 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_are_wanted_while_the_claims_in_force_select_by_label() {
-        let mut index = index(None);
-        index.own.begin();
-        index.own.end();
-        let mut set = |config: NodeConfigView| {
-            index.own.apply("node-a".to_owned(), Ok(own(config)));
-            index.settle();
-            index.wants_namespaces()
-        };
-        assert!(!set(config(65101)));
-        assert!(set(labelled(65101)));
-        assert!(set(config(0)), "refused: the last good one is in force");
-        assert!(set(NodeConfigView { generation: 2, spec: Err("odd".to_owned()) }));
-        assert!(!set(config(65102)));
-    }
-
-    #[test]
     fn pools_of_other_nodes_are_known_and_ones_own_are_not_foreign() {
         let mut index = index(None);
-        let pools = |cidr: &str| Ok(PoolsView { cidr6: vec![cidr.to_owned()], cidr4: Vec::new() });
+        let pools = |cidr: &str| Ok(Some(PoolsView { cidr6: vec![cidr.to_owned()], cidr4: Vec::new() }));
         index.others.apply("node-a".to_owned(), pools("2001:db8:f001::/64"));
         index.others.apply("node-b".to_owned(), pools("2001:db8:f002::/64"));
         index.others.apply("Not a node".to_owned(), pools("2001:db8:f003::/64"));
@@ -458,7 +353,7 @@ mod tests {
     #[test]
     fn pools_of_other_nodes_are_read_again_only_when_they_change() {
         let mut index = index(None);
-        let pools = |cidr: &str| Ok(PoolsView { cidr6: vec![cidr.to_owned()], cidr4: Vec::new() });
+        let pools = |cidr: &str| Ok(Some(PoolsView { cidr6: vec![cidr.to_owned()], cidr4: Vec::new() }));
         let mut seen = |edit: fn(&mut Index, PoolsResult), cidr: &str| {
             edit(&mut index, pools(cidr));
             index.settle();
@@ -468,8 +363,10 @@ mod tests {
         let first = seen(apply, "2001:db8:f002::/64");
         let status = seen(apply, "2001:db8:f002::/64");
         assert!(Arc::ptr_eq(&first, &status), "the status of another node");
-        let pod =
-            seen(|index, _| index.pods.apply("a/one".to_owned(), Ok(pod_view("a/one"))), "2001:db8::/64");
+        let pod = seen(
+            |index, _| index.pods.apply("a/one".to_owned(), Ok(Some(pod_view("a/one")))),
+            "2001:db8::/64",
+        );
         assert!(Arc::ptr_eq(&first, &pod), "a pod of this node");
         let moved = seen(apply, "2001:db8:f003::/64");
         assert_eq!(moved.values().next().unwrap(), &["2001:db8:f003::/64".parse().unwrap()]);

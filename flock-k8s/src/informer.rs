@@ -4,13 +4,12 @@
 //!   NodeConfig of this node --+
 //!   pods of this node --------+--> Index --> ClusterView
 //!   NodeConfigs (pools) ------+
-//!   namespaces, while claims --+
-//!   select them by label
+//!   namespaces, on demand -----+
 //! ```
 //!
 //! How each is followed is in [`follow`](crate::follow).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,14 +18,15 @@ use flock_core::policy::PolicyView;
 use flock_core::ports::{
     ClusterView, Demand, NodeConfigView, PodSource, PodSourceError, PodView, Readiness, Revision,
 };
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::follow::{Follower, causes};
-use crate::index::{Collection, Index};
+use crate::index::{Index, Stamp, Wanted};
 use crate::object::{Namespaces, Others, Own, OwnView, Pods, Stripped};
 use crate::published::Cluster;
+use crate::watched::Watched;
 
 /// How patient the source is.
 #[derive(Debug, Clone, Copy)]
@@ -75,40 +75,56 @@ pub struct KubePodSource {
 
 #[derive(Debug)]
 pub(crate) struct Shared {
-    index: Mutex<Index>,
+    state: Mutex<State>,
     published: Cluster,
-    by_label: watch::Sender<bool>,
+    wanted: watch::Sender<Wanted>,
+}
+
+/// The index, and what of it is published.
+#[derive(Debug)]
+struct State {
+    index: Index,
+    shown: Option<Stamp>,
 }
 
 impl Shared {
     fn new(index: Index) -> Self {
-        let by_label = watch::Sender::new(index.wants_namespaces());
         let published = Cluster::new(index.readiness());
-        let shared = Self { index: Mutex::new(index), published, by_label };
+        let state = Mutex::new(State { index, shown: None });
+        let shared = Self { state, published, wanted: watch::Sender::default() };
         shared.change(|_| ());
         shared
     }
 
-    /// Changes the index without a change of the view.
-    pub(crate) fn prepare(&self, edit: impl FnOnce(&mut Index)) {
-        edit(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner));
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the index without a change of the view.
+    pub(crate) fn prepare(&self, edit: impl FnOnce(&mut Index)) {
+        edit(&mut self.state().index);
+    }
+
+    /// Changes the index and publishes the views that are different.
     pub(crate) fn change(&self, edit: impl FnOnce(&mut Index)) {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        edit(&mut index);
+        // Locked to the end, so that views are published in their order.
+        let mut state = self.state();
+        let State { index, shown } = &mut *state;
+        edit(index);
         index.settle();
-        // Under the lock, so that views are published in their order.
-        for problem in self.published.publish(index.view(), index.readiness()) {
-            tracing::warn!(problem, "object refused");
+        let stamp = Some(index.stamp());
+        if std::mem::replace(shown, stamp) != stamp {
+            for problem in self.published.publish(index.view(), index.readiness()) {
+                tracing::warn!(problem, "object refused");
+            }
         }
-        let by_label = index.wants_namespaces();
-        self.by_label.send_if_modified(|wanted| std::mem::replace(wanted, by_label) != by_label);
+        let wanted = index.wanted();
+        self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
     }
 
     /// The node's NodeConfig, where there is one.
     pub(crate) fn own(&self) -> Option<Arc<OwnView>> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner).own()
+        self.state().index.own()
     }
 
     pub(crate) fn view(&self) -> Arc<ClusterView> {
@@ -124,11 +140,11 @@ impl KubePodSource {
         let mut watches = JoinSet::new();
         let follower = Follower { shared: Arc::clone(&shared), client: client.clone(), timing };
         let own = Some(format!("metadata.name={node}"));
-        watches.spawn(follower.clone().follow::<Own>(own, |index| &mut index.own));
+        watches.spawn(follower.clone().follow::<Own>(own));
         let pods = Some(format!("spec.nodeName={node}"));
-        watches.spawn(follower.clone().follow::<Pods>(pods, |index| &mut index.pods));
-        watches.spawn(follower.clone().follow::<Others>(None, |index| &mut index.others));
-        watches.spawn(namespaces(follower));
+        watches.spawn(follower.clone().follow::<Pods>(pods));
+        watches.spawn(follower.clone().follow::<Others>(None));
+        watches.spawn(while_wanted::<Namespaces>(follower, None, |wanted| wanted.namespaces));
         watches.spawn(first_lists(Arc::clone(&shared), timing.first));
         Self { shared, client, timing, _watches: watches }
     }
@@ -160,7 +176,9 @@ impl PodSource for KubePodSource {
         std::future::pending().await
     }
 
-    fn demand(&self, _: Demand) {}
+    fn demand(&self, demand: Demand) {
+        self.shared.change(|index| index.set_demand(demand));
+    }
 
     /// Asks the API server.
     async fn pod(&self, key: &PodKey) -> Result<Option<Arc<PodView>>, PodSourceError> {
@@ -170,7 +188,7 @@ impl PodSource for KubePodSource {
             Err(_) => Err(unavailable(format!("no answer within {} s", self.timing.read.as_secs()))),
             Ok(Err(error)) => Err(unavailable(causes(&error))),
             Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(pod))) => pod.view.map(Arc::new).map(Some).map_err(unavailable),
+            Ok(Ok(Some(pod))) => pod.view.map(|pod| pod.map(Arc::new)).map_err(unavailable),
         }
     }
 }
@@ -182,45 +200,34 @@ async fn first_lists(shared: Arc<Shared>, longest: Duration) {
     shared.change(Index::go_on_alone);
 }
 
-/// Watches namespaces while they are wanted. Whoever watches forgets: were they forgotten where they are found to be
+/// Watches a kind while it is wanted. Whoever watches forgets: were the objects forgotten where they are found to be
 /// unwanted, and wanted again before that is noticed here, nobody would list them.
-async fn namespaces(follower: Follower) {
-    let mut wanted = follower.shared.by_label.subscribe();
+async fn while_wanted<K: Watched>(
+    follower: Follower,
+    fields: Option<String>,
+    is_wanted: impl Fn(&Wanted) -> bool + Send,
+) where
+    Stripped<K>: Resource<DynamicType = ()>,
+{
+    let mut wanted = follower.shared.wanted.subscribe();
     loop {
-        if wanted.wait_for(|wanted| *wanted).await.is_err() {
+        if wanted.wait_for(&is_wanted).await.is_err() {
             return;
         }
-        let watching = follower.clone().follow::<Namespaces>(None, |index| &mut index.namespaces);
+        let watching = follower.clone().follow::<K>(fields.clone());
         tokio::select! {
             () = watching => {}
-            _ = wanted.wait_for(|wanted| !*wanted) => {}
+            _ = wanted.wait_for(|wanted| !is_wanted(wanted)) => {}
         }
-        follower.shared.change(|index| index.namespaces = Collection::default());
+        follower.shared.change(|index| K::place(index).forget());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use flock_core::config::{BgpSpec, ClaimSpec, NodeConfigSpec};
-    use flock_core::selector::LabelSelectorSpec;
+    use std::collections::BTreeSet;
 
     use super::*;
-
-    fn config(labels: &[(&str, &str)]) -> OwnView {
-        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-        let match_labels = labels.iter().map(owned).collect();
-        let claim = ClaimSpec {
-            cidrs: vec!["2001:db8:a::/64".to_owned()],
-            namespace_selector: LabelSelectorSpec { match_labels, ..LabelSelectorSpec::default() },
-            ..ClaimSpec::default()
-        };
-        let bgp = BgpSpec { asn: 65101, ..BgpSpec::default() };
-        let spec = NodeConfigSpec { bgp, claims: vec![claim], ..NodeConfigSpec::default() };
-        let config = NodeConfigView { generation: 1, spec: Ok(spec) };
-        OwnView { uid: None, config, since: BTreeMap::new() }
-    }
 
     #[test]
     fn watches_that_begin_together_do_not_end_together() {
@@ -234,17 +241,14 @@ mod tests {
     fn namespaces_that_are_wanted_again_before_anybody_noticed_are_still_known() {
         let node = NodeName::parse("node-a").unwrap();
         let shared = Shared::new(Index::new(node, None));
-        let configure = |labels: &[(&str, &str)]| {
-            shared.change(|index| {
-                index.own.begin();
-                index.own.list("node-a".to_owned(), Ok(config(labels)));
-                index.own.end();
-            });
+        let demand = |namespaces| {
+            shared.change(|index| index.set_demand(Demand { namespaces, ..Demand::default() }));
         };
-        configure(&[("team", "dns")]);
-        shared.change(|index| index.namespaces.apply("dns".to_owned(), Ok([].into())));
-        configure(&[]);
-        configure(&[("team", "dns")]);
-        assert!(*shared.by_label.borrow() && shared.view().namespaces.contains_key("dns"));
+        demand(true);
+        shared.change(|index| index.namespaces.apply("dns".to_owned(), Ok(Some([].into()))));
+        demand(false);
+        assert!(shared.view().namespaces.is_empty());
+        demand(true);
+        assert!(shared.wanted.borrow().namespaces && shared.view().namespaces.contains_key("dns"));
     }
 }

@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod client;
+mod collection;
 mod convert;
 pub mod crd;
 mod events;
@@ -16,6 +17,7 @@ mod published;
 mod status;
 #[cfg(feature = "test-util")]
 pub mod testing;
+mod watched;
 
 pub use client::{Client, ConnectError, SILENCE, connect};
 pub use convert::{ConvertError, pod_view};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use flock_core::config::NodeConfigSpec;
-use flock_core::ids::PodUid;
+use flock_core::ids::{PodKey, PodUid};
 use flock_core::ports::{NodeConfigView, PodView};
 use k8s_openapi::ClusterResourceScope;
 use k8s_openapi::NamespaceResourceScope;
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use crate::collection::Seen;
 use crate::convert::api_pod_view;
 use crate::manifests::decode;
 
@@ -25,6 +26,10 @@ use crate::manifests::decode;
 pub(crate) trait Kind: Debug + Clone + Send + Sync + 'static {
     /// What is kept.
     type View: Debug + Clone + PartialEq + Send + Sync + 'static;
+    /// What it is found by.
+    type Key: Debug + Clone + Ord + Send + Sync + 'static;
+    /// What the objects have in common, kept once.
+    type Pool: Debug + Default + Send + 'static;
     /// Namespaced or not.
     type Scope;
     const GROUP: &'static str;
@@ -34,8 +39,19 @@ pub(crate) trait Kind: Debug + Clone + Send + Sync + 'static {
     /// Objects of one page of a list: what is read at once is held at once.
     const PAGE: u32 = 50;
 
-    /// What is kept of an object, or why it cannot be understood.
-    fn view(object: Value) -> Result<Self::View, String>;
+    /// What an object of this name, `NAMESPACE/NAME` or `NAME`, is found by.
+    fn key(name: &str) -> Option<Self::Key>;
+
+    /// What is kept of an object, `None` where nothing is, or why it cannot be understood.
+    fn view(object: Value) -> Result<Option<Self::View>, String>;
+
+    /// Finds what a view has in common with others in the pool.
+    fn share(_view: &mut Self::View, _pool: &mut Self::Pool) {}
+
+    /// What stands in for an object that has never been understood, and what that means.
+    fn stand_in(_key: &Self::Key) -> Option<(Self::View, &'static str)> {
+        None
+    }
 }
 
 /// An object of a kind: its name, and what is kept.
@@ -43,7 +59,7 @@ pub(crate) trait Kind: Debug + Clone + Send + Sync + 'static {
 pub(crate) struct Stripped<K: Kind> {
     /// Name, namespace, UID and resource version only.
     metadata: ObjectMeta,
-    pub(crate) view: Result<K::View, String>,
+    pub(crate) view: Seen<K>,
 }
 
 impl<K: Kind> Stripped<K> {
@@ -107,6 +123,8 @@ pub(crate) struct Pods;
 
 impl Kind for Pods {
     type View = PodView;
+    type Key = PodKey;
+    type Pool = ();
     type Scope = NamespaceResourceScope;
     const GROUP: &'static str = "";
     const VERSION: &'static str = "v1";
@@ -116,8 +134,12 @@ impl Kind for Pods {
     /// pods of the cluster for a second page.
     const PAGE: u32 = 250;
 
-    fn view(object: Value) -> Result<PodView, String> {
-        api_pod_view(decode::<Pod>("", object)?).map_err(|error| error.to_string())
+    fn key(name: &str) -> Option<PodKey> {
+        PodKey::parse(name).ok()
+    }
+
+    fn view(object: Value) -> Result<Option<PodView>, String> {
+        api_pod_view(decode::<Pod>("", object)?).map(Some).map_err(|error| error.to_string())
     }
 }
 
@@ -127,23 +149,33 @@ pub(crate) struct Namespaces;
 
 impl Kind for Namespaces {
     type View = BTreeMap<String, String>;
+    type Key = String;
+    type Pool = ();
     type Scope = ClusterResourceScope;
     const GROUP: &'static str = "";
     const VERSION: &'static str = "v1";
     const KIND: &'static str = "Namespace";
     const PLURAL: &'static str = "namespaces";
 
-    fn view(object: Value) -> Result<Self::View, String> {
+    fn key(name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
+    fn view(object: Value) -> Result<Option<Self::View>, String> {
         #[derive(Deserialize)]
         struct Labelled {
             metadata: Labels,
         }
         #[derive(Deserialize)]
         struct Labels {
-            #[serde(default)]
+            name: String,
             labels: Option<BTreeMap<String, String>>,
         }
-        decode::<Labelled>("", object).map(|object| object.metadata.labels.unwrap_or_default())
+        let Labels { name, labels } = decode::<Labelled>("", object)?.metadata;
+        let mut labels = labels.unwrap_or_default();
+        // The API server sets it, too; policies select by it.
+        labels.insert("kubernetes.io/metadata.name".to_owned(), name);
+        Ok(Some(labels))
     }
 }
 
@@ -162,21 +194,27 @@ pub(crate) struct OwnView {
 
 impl Kind for Own {
     type View = OwnView;
+    type Key = String;
+    type Pool = ();
     type Scope = ClusterResourceScope;
     const GROUP: &'static str = "flock.fritzlab.net";
     const VERSION: &'static str = "v1alpha1";
     const KIND: &'static str = "NodeConfig";
     const PLURAL: &'static str = "nodeconfigs";
 
+    fn key(name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
     /// What is wrong with it is a part of the view.
-    fn view(mut object: Value) -> Result<OwnView, String> {
+    fn view(mut object: Value) -> Result<Option<OwnView>, String> {
         let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default();
         let uid = object.pointer("/metadata/uid").and_then(Value::as_str);
         let uid = uid.and_then(|uid| PodUid::parse(uid).ok());
         let since = object.pointer("/status/conditions").and_then(Value::as_array);
         let since = since.into_iter().flatten().filter_map(condition).collect();
         let spec = spec::<NodeConfigSpec>(&mut object);
-        Ok(OwnView { uid, config: NodeConfigView { generation, spec }, since })
+        Ok(Some(OwnView { uid, config: NodeConfigView { generation, spec }, since }))
     }
 }
 
@@ -202,14 +240,20 @@ pub(crate) struct PoolsView {
 
 impl Kind for Others {
     type View = PoolsView;
+    type Key = String;
+    type Pool = ();
     type Scope = ClusterResourceScope;
     const GROUP: &'static str = Own::GROUP;
     const VERSION: &'static str = Own::VERSION;
     const KIND: &'static str = Own::KIND;
     const PLURAL: &'static str = Own::PLURAL;
 
-    fn view(mut object: Value) -> Result<PoolsView, String> {
-        spec(&mut object)
+    fn key(name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
+    fn view(mut object: Value) -> Result<Option<PoolsView>, String> {
+        spec(&mut object).map(Some)
     }
 }
 

@@ -1,4 +1,4 @@
-//! NetworkPolicies (`networking.k8s.io/v1`) in the terms of the core.
+//! A NetworkPolicy (`networking.k8s.io/v1`) in the terms of the core.
 //!
 //! A field that is not known is refused: whatever it says, a rule without it could admit more than was meant.
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::policy_net::{self, IpBlock};
-use super::policy_port::{self, Port};
+use super::policy_port::{self, Entry};
 use crate::manifests::decode;
 
 /// Most bytes of problems in one line; the rest is counted.
@@ -43,14 +43,14 @@ struct Spec {
 #[serde(deny_unknown_fields)]
 struct Ingress {
     from: Option<Vec<Peer>>,
-    ports: Option<Vec<Port>>,
+    ports: Option<Vec<Entry>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Egress {
     to: Option<Vec<Peer>>,
-    ports: Option<Vec<Port>>,
+    ports: Option<Vec<Entry>>,
 }
 
 #[derive(Deserialize)]
@@ -161,7 +161,7 @@ fn policy_types(types: &[String], problems: &mut Vec<Problem>) -> (bool, bool) {
     (ingress, egress)
 }
 
-type Parts = (Option<Vec<Peer>>, Option<Vec<Port>>);
+type Parts = (Option<Vec<Peer>>, Option<Vec<Entry>>);
 
 fn rules(parts: Vec<Parts>, field: &str, side: &str, problems: &mut Vec<Problem>) -> Vec<PolicyRule> {
     let rule = |(index, (peers, ports)): (usize, Parts)| {

@@ -8,7 +8,7 @@ use serde_json::Value;
 /// As written; numbers and names alike.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Port {
+pub(super) struct Entry {
     protocol: Option<String>,
     port: Option<Value>,
     end_port: Option<Value>,
@@ -17,7 +17,7 @@ pub(super) struct Port {
 const NUMBER: &str = "use a number from 1 to 65535";
 
 /// The ports of an entry; what is wrong joins `problems`.
-pub(super) fn read(written: &Port, field: &str, problems: &mut Vec<Problem>) -> Option<PolicyPort> {
+pub(super) fn read(written: &Entry, field: &str, problems: &mut Vec<Problem>) -> Option<PolicyPort> {
     let protocol = protocol(written.protocol.as_deref(), field, problems);
     let port = port(written, field, problems);
     Some(PolicyPort { protocol: protocol?, port: port? })
@@ -37,7 +37,7 @@ fn protocol(text: Option<&str>, field: &str, problems: &mut Vec<Problem>) -> Opt
     known
 }
 
-fn port(written: &Port, field: &str, problems: &mut Vec<Problem>) -> Option<PortMatch> {
+fn port(written: &Entry, field: &str, problems: &mut Vec<Problem>) -> Option<PortMatch> {
     let (port, end) = (written.port.as_ref(), written.end_port.as_ref());
     let end_field = format!("{field}.endPort");
     let mut refuse = |field: String, value: &Value, reason: &str, fix: String| {

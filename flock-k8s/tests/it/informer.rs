@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flock_core::config::NodeConfigSpec;
 use flock_core::ids::PodKey;
-use flock_core::ports::{NodeConfigView, PodSource, Readiness, Retry};
+use flock_core::ports::{Demand, NodeConfigView, PodSource, Readiness, Retry};
 use flock_k8s::Timing;
 use flock_k8s::testing::{Answer, FakeApiServer, Mood, Request};
 use serde_json::{Value, json};
@@ -235,24 +235,21 @@ async fn a_direct_read_asks_for_one_pod() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn namespaces_are_watched_only_while_claims_select_by_label() {
+async fn namespaces_are_watched_only_while_they_are_demanded() {
     let cluster = Cluster::new().await;
     let dns = json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "dns", "labels": {"team": "dns"}},
     });
     cluster.api.put(dns);
-    let mut claimed = spec(65101);
-    claimed["claims"] = json!([{
-        "cidrs": ["2001:db8:a::/64"], "namespaceSelector": {"matchLabels": {"team": "dns"}},
-    }]);
+    let demand = |namespaces| cluster.source.demand(Demand { namespaces, ..Demand::default() });
     cluster.api.put(node_config("node-a", &spec(65101)));
     cluster.until(|view| view.node_config.is_some()).await;
     assert!(asked(&cluster.api, "/namespaces", false).is_empty());
-    cluster.api.put(node_config("node-a", &claimed));
+    demand(true);
     let view = cluster.until(|view| !view.namespaces.is_empty()).await;
     assert_eq!(view.namespaces["dns"]["team"], "dns");
     cluster.api.eventually("namespaces are watched", |api| api.watching() == 4);
-    cluster.api.put(node_config("node-a", &spec(65101)));
+    demand(false);
     cluster.until(|view| view.namespaces.is_empty()).await;
     cluster.api.eventually("namespaces are not watched", |api| api.watching() == 3);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flock_core::ports::{Condition, NodeStatus, PodEvent, PodSource, StatusSink};
+use flock_core::ports::{Condition, Demand, NodeStatus, PodEvent, PodSource, StatusSink};
 use flock_k8s::testing::{Access, FakeApiServer, allowed};
 use flock_k8s::{KubeStatus, Pace, SILENCE};
 use serde_json::json;
@@ -19,10 +19,8 @@ fn used(api: &FakeApiServer) -> BTreeSet<Access> {
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_is_allowed_is_used_and_nothing_else() {
     let cluster = Cluster::new().await;
-    let claims = json!([{
-        "cidrs": ["2001:db8:a::/64"], "namespaceSelector": {"matchLabels": {"team": "dns"}},
-    }]);
-    cluster.api.put(node_config("node-a", &json!({"bgp": {"asn": 65101}, "claims": claims})));
+    cluster.source.demand(Demand { namespaces: true, ..Demand::default() });
+    cluster.api.put(node_config("node-a", &json!({"bgp": {"asn": 65101}})));
     cluster.api.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}}));
     cluster.api.put(pod("web"));
     cluster.until(|view| view.node_config.is_some()).await;

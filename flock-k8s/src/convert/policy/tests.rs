@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 
-fn read(spec: Value) -> Result<NetworkPolicy, String> {
+fn read(spec: &Value) -> Result<NetworkPolicy, String> {
     network_policy(json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -19,8 +19,8 @@ fn selecting(labels: &[(&str, &str)]) -> LabelSelector {
 }
 
 /// The only rule of `ingress`.
-fn ingress(rule: Value) -> PolicyRule {
-    let rules = read(json!({"podSelector": {}, "ingress": [rule]})).unwrap().ingress.unwrap();
+fn ingress(rule: &Value) -> PolicyRule {
+    let rules = read(&json!({"podSelector": {}, "ingress": [rule]})).unwrap().ingress.unwrap();
     let [rule] = &rules[..] else { panic!("{rules:?}") };
     rule.clone()
 }
@@ -32,7 +32,7 @@ fn net(cidr: &str, except: &[&str]) -> PolicyPeer {
 
 #[test]
 fn a_policy_of_the_documentation_is_read() {
-    let policy = read(json!({
+    let policy = read(&json!({
         "podSelector": {"matchLabels": {"role": "db"}},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{
@@ -87,7 +87,7 @@ fn directions_are_those_listed_or_those_that_rules_are_about() {
         (json!({"policyTypes": ["Egress"], "ingress": rule}), (None, Some(0))),
         (json!({"policyTypes": ["Egress", "Ingress", "Egress"]}), (Some(0), Some(0))),
     ] {
-        let policy = read(spec.clone()).unwrap();
+        let policy = read(&spec).unwrap();
         assert!(policy.subject.selects_all());
         assert_eq!((policy.ingress.map(|it| it.len()), policy.egress.map(|it| it.len())), expected, "{spec}");
     }
@@ -97,7 +97,7 @@ fn directions_are_those_listed_or_those_that_rules_are_about() {
 fn a_rule_without_peers_or_ports_is_about_everybody_and_everything() {
     let everything = PolicyRule { peers: Vec::new(), ports: Vec::new() };
     for rule in [json!({}), json!({"from": [], "ports": []}), json!({"from": null, "ports": null})] {
-        assert_eq!(ingress(rule), everything);
+        assert_eq!(ingress(&rule), everything);
     }
 }
 
@@ -110,7 +110,7 @@ fn selectors_that_are_empty_are_not_those_that_are_missing() {
         (json!({"namespaceSelector": {}, "podSelector": {"matchLabels": null}}), Some(all()), Some(all())),
         (json!({"ipBlock": null, "namespaceSelector": null, "podSelector": {}}), None, Some(all())),
     ] {
-        let rule = ingress(json!({"from": [peer]}));
+        let rule = ingress(&json!({"from": [peer]}));
         assert_eq!(rule.peers, [PolicyPeer::Pods { namespaces, pods }], "{peer}");
     }
 }
@@ -125,7 +125,7 @@ fn prefixes_lose_their_host_bits_and_exceptions_are_in_order() {
             net("::/0", &["2001:db8:1::/48", "2001:db8:2::/48"]),
         ),
     ] {
-        assert_eq!(ingress(json!({"from": [{"ipBlock": block}]})).peers, [expected]);
+        assert_eq!(ingress(&json!({"from": [{"ipBlock": block}]})).peers, [expected]);
     }
 }
 
@@ -141,7 +141,7 @@ fn ports_are_numbers_names_or_all_of_a_protocol() {
         (json!({"port": "web-1"}), Protocol::Tcp, PortMatch::Name("web-1".to_owned())),
         (json!({"port": null, "protocol": null}), Protocol::Tcp, PortMatch::Any),
     ] {
-        let rule = ingress(json!({"ports": [written]}));
+        let rule = ingress(&json!({"ports": [written]}));
         assert_eq!(rule.ports, [PolicyPort { protocol, port }], "{written}");
     }
 }
@@ -196,7 +196,7 @@ fn a_bad_peer_is_refused_in_words_that_help() {
             ".domains: unknown field `domains`, expected one of `ipBlock`, `namespaceSelector`, `podSelector`",
         ),
     ] {
-        let told = read(json!({"ingress": [{}, {"from": [{"podSelector": {}}, peer]}]})).unwrap_err();
+        let told = read(&json!({"ingress": [{}, {"from": [{"podSelector": {}}, peer]}]})).unwrap_err();
         let told = told.strip_prefix("spec.ingress[1].from[1]").unwrap_or_else(|| panic!("{told}"));
         assert_eq!(told.trim_start(), expected.trim_start(), "{peer}");
     }
@@ -241,7 +241,7 @@ fn a_bad_port_is_refused_in_words_that_help() {
             "ports: unknown field `ports`, expected one of `protocol`, `port`, `endPort`".to_owned(),
         ),
     ] {
-        let told = read(json!({"egress": [{"ports": [port]}]})).unwrap_err();
+        let told = read(&json!({"egress": [{"ports": [port]}]})).unwrap_err();
         assert_eq!(told, format!("spec.egress[0].ports[0].{expected}"), "{port}");
     }
 }
@@ -279,7 +279,7 @@ fn everything_else_that_is_wrong_is_named_too() {
 
 #[test]
 fn rules_that_are_ignored_have_to_be_right_all_the_same() {
-    let told = read(json!({"policyTypes": ["Ingress"], "egress": [{"to": [{}]}]})).unwrap_err();
+    let told = read(&json!({"policyTypes": ["Ingress"], "egress": [{"to": [{}]}]})).unwrap_err();
     assert!(told.starts_with("spec.egress[0].to[0] {} names nobody"), "{told}");
 }
 
@@ -287,6 +287,6 @@ fn rules_that_are_ignored_have_to_be_right_all_the_same() {
 fn very_many_problems_are_counted() {
     let name = "\u{1}".repeat(1000);
     let ports: Vec<_> = (0..1000).map(|_| json!({"port": name})).collect();
-    let told = read(json!({"ingress": [{"ports": ports}]})).unwrap_err();
+    let told = read(&json!({"ingress": [{"ports": ports}]})).unwrap_err();
     assert!(told.len() < 2200 && told.ends_with(" more"), "{told}");
 }
