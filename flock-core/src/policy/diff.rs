@@ -1,3 +1,5 @@
+mod narrows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,8 +1,12 @@
 //! Compiled rules, interpreted as the kernel does, against what the Kubernetes API says of each packet.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use flock_core::policy::{Endpoint, Flow, LocalPod, Peer, Place, Ruleset, Subject, compile, guard, verdict};
+use flock_core::ids::IfName;
+use flock_core::policy::{
+    Endpoint, Flow, Peer, Place, Ruleset, Stamp, Subject, Update, compile, guard, verdict,
+};
 use flock_core::testing::{Packet, passes};
 use proptest::prelude::*;
 
@@ -59,56 +63,106 @@ fn pods(cluster: &Cluster, rules: &Ruleset) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn packets(cluster: &Cluster, rules: &Ruleset) -> Result<(), TestCaseError> {
+/// Packets between all pods of the node and from and to outside, with the addresses one end judges the other by.
+fn all_packets(cluster: &Cluster) -> impl Iterator<Item = Packet> {
     let (addresses, services) = (addresses(), services());
-    let ends: Vec<_> = cluster.pods.iter().map(Some).chain([None]).collect();
-    let subject = |end| match end {
-        Some(pod) => Subject::Local(pod),
-        None => Subject::Outside,
-    };
-    let mut index: usize = 0;
-    for from in &ends {
-        for to in &ends {
-            // The ends judge by themselves, so it takes all addresses at one end only.
-            for address in &addresses {
-                index += 1;
-                let fixed = addresses[index * 7 % addresses.len()];
-                let both = [(*address, fixed), (fixed, *address)];
-                for (source, destination) in
-                    both.into_iter().take(if to.is_none() && from.is_none() { 1 } else { 2 })
-                {
-                    for service in &services {
-                        let flow = Flow {
-                            from: Endpoint { subject: subject(*from), address: source },
-                            to: Endpoint { subject: subject(*to), address: destination },
-                            service: *service,
-                        };
-                        let link = |end: Option<&LocalPod>| end.map(|pod| pod.link.clone());
-                        let (from, to) = (link(*from), link(*to));
-                        let packet = Packet { from, to, source, destination, service: *service };
-                        let expected = verdict(&cluster.view, &cluster.pods, &flow);
-                        prop_assert_eq!(
-                            passes(rules, &packet),
-                            expected.passes(),
-                            "{:?}: {:?}",
-                            packet,
-                            expected
-                        );
-                    }
-                }
+    let ends: Vec<_> = cluster.pods.iter().map(|pod| Some(pod.link.clone())).chain([None]).collect();
+    let mut packets = Vec::new();
+    for (index, (from, to)) in ends.iter().flat_map(|from| ends.iter().map(move |to| (from, to))).enumerate()
+    {
+        // The ends judge by themselves, so it takes all addresses at one end only.
+        for (at, address) in addresses.iter().enumerate() {
+            let fixed = addresses[(index + at) * 7 % addresses.len()];
+            for (source, destination) in [(*address, fixed), (fixed, *address)] {
+                packets.extend(services.iter().map(|service| Packet {
+                    from: from.clone(),
+                    to: to.clone(),
+                    source,
+                    destination,
+                    service: *service,
+                }));
             }
         }
+    }
+    packets.into_iter()
+}
+
+fn packets(cluster: &Cluster, rules: &Ruleset) -> Result<(), TestCaseError> {
+    let subject = |link: &Option<IfName>| match link {
+        Some(link) => Subject::Local(cluster.pods.iter().find(|pod| pod.link == *link).unwrap()),
+        None => Subject::Outside,
+    };
+    for packet in all_packets(cluster) {
+        let flow = Flow {
+            from: Endpoint { subject: subject(&packet.from), address: packet.source },
+            to: Endpoint { subject: subject(&packet.to), address: packet.destination },
+            service: packet.service,
+        };
+        let expected = verdict(&cluster.view, &cluster.pods, &flow);
+        prop_assert_eq!(passes(rules, &packet), expected.passes(), "{:?}: {:?}", packet, expected);
     }
     Ok(())
 }
 
+/// `one` with some part of `other`.
+fn mixed(one: &Cluster, other: &Cluster, part: u8) -> Cluster {
+    let mut mixed = one.clone();
+    match part {
+        0 => mixed.view.policies = other.view.policies.clone(),
+        1 => mixed.view.pods = other.view.pods.clone(),
+        2 => mixed.view.namespaces = other.view.namespaces.clone(),
+        3 => mixed.pods.clone_from(&other.pods),
+        // A policy more or less, and one that is different.
+        4 => {
+            let policies = Arc::make_mut(&mut mixed.view.policies);
+            let either = other.view.policies.iter().next();
+            policies.extend(either.map(|(key, policy)| (key.clone(), policy.clone())));
+        }
+        _ => drop(Arc::make_mut(&mut mixed.view.policies).pop_first()),
+    }
+    mixed
+}
+
+/// More cases than usual, since each is small.
+fn config() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: usual.cases.saturating_mul(4), ..usual }
+}
+
 proptest! {
+    #![proptest_config(config())]
+
     #[test]
     fn compiled_policies_admit_what_the_api_says(cluster in cluster()) {
         let rules = compile(&cluster.view, &cluster.pods);
         is_closed(&rules)?;
         pods(&cluster, &rules)?;
         packets(&cluster, &rules)?;
+    }
+
+    #[test]
+    fn updates_that_do_not_narrow_keep_every_open_flow(
+        before in cluster(),
+        other in cluster(),
+        part in 0..6_u8,
+    ) {
+        let after = mixed(&before, &other, part);
+        let (written, wanted) = (compile(&before.view, &before.pods), compile(&after.view, &after.pods));
+        let update = Update::between(&written, &wanted, Stamp::FIRST);
+        let mut applied = written.clone();
+        update.apply(&mut applied);
+        prop_assert_eq!(&applied, &wanted);
+        if !update.narrows() {
+            for packet in all_packets(&before) {
+                let stays = [&packet.from, &packet.to]
+                    .into_iter()
+                    .flatten()
+                    .all(|link| wanted.pods.contains_key(link));
+                if stays && passes(&written, &packet) {
+                    prop_assert!(passes(&wanted, &packet), "{:?} of {:#?}", packet, update);
+                }
+            }
+        }
     }
 
     #[test]

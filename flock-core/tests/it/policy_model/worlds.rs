@@ -123,16 +123,22 @@ fn namespaces() -> impl Strategy<Value = BTreeMap<String, Arc<Labels>>> {
 }
 
 fn labels() -> impl Strategy<Value = Arc<Labels>> {
-    let value = option::of(select(vec!["", "x", "y"]));
-    [value.clone(), value].prop_map(|values| {
-        let labels = ["k", "l"].iter().zip(values);
-        Arc::new(labels.filter_map(|(key, value)| Some(((*key).to_owned(), value?.to_owned()))).collect())
+    let values = (option::of(select(vec!["", "x", "y"])), option::weighted(0.3, Just("x")));
+    values.prop_map(|(k, l)| {
+        let labels = [("k", k), ("l", l)].into_iter();
+        Arc::new(labels.filter_map(|(key, value)| Some((key.to_owned(), value?.to_owned()))).collect())
     })
 }
 
 fn named_ports() -> impl Strategy<Value = Arc<[NamedPort]>> {
     let port = (select(vec!["web", "dns"]), select(vec![Protocol::Tcp, Protocol::Udp]), 80..83_u16);
-    vec(port, 0..4).prop_map(|ports| {
+    // Few lists of their own, so that pods of several workloads have the same.
+    let alike = prop_oneof![
+        2 => Just(vec![]),
+        2 => Just(vec![("web", Protocol::Tcp, 80)]),
+        2 => Just(vec![("web", Protocol::Tcp, 81)]),
+    ];
+    prop_oneof![3 => alike, 1 => vec(port, 0..4)].prop_map(|ports| {
         let mut ports: Vec<_> = ports
             .into_iter()
             .map(|(name, protocol, number)| NamedPort { name: name.to_owned(), protocol, number })
@@ -214,7 +220,7 @@ fn block() -> impl Strategy<Value = PolicyPeer> {
 fn port() -> impl Strategy<Value = PolicyPort> {
     let range =
         (80..84_u16, 0..3_u16).prop_map(|(first, more)| PortRange { first, last: (first + more).min(83) });
-    let name = select(vec!["web", "dns"]);
+    let name = select(vec!["web", "web", "dns"]);
     let port = prop_oneof![
         1 => Just(PortMatch::Any),
         4 => range.prop_map(PortMatch::Range),
