@@ -7,7 +7,6 @@ use ipnet::IpNet;
 
 use super::{PortRange, Protocol};
 use crate::ids::IfName;
-use crate::ports::Observed;
 
 /// Everything the firewall of a node holds: the intermediate form between policies and nftables. Holds what
 /// `ClusterNetworkPolicies` ask for too.
@@ -45,10 +44,6 @@ impl Ruleset {
         self.peers.retain(|id, _| peers.contains(id));
         self.ports.retain(|id, _| ports.contains(id));
     }
-
-    /// What the kernel shows of a table that holds exactly this.
-    pub fn as_observed(&self, stamp: Option<Stamp>) -> Observed {
-        Observed { stamp, ..Observed::default() }
     }
 }
 
