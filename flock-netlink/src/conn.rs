@@ -299,11 +299,15 @@ fn serialise(bytes: &mut Vec<u8>, sequence: u32, flags: u16, message: Body) {
 }
 
 fn explain(step: &'static str, errno: Errno, text: Option<&str>) -> NetlinkError {
-    let source = match text {
+    NetlinkError::Kernel { step, source: explained(errno, text) }
+}
+
+/// A refusal, with the kernel's own words where it has any.
+pub(crate) fn explained(errno: Errno, text: Option<&str>) -> io::Error {
+    match text {
         None => io::Error::from(errno),
         Some(text) => {
             io::Error::new(io::Error::from(errno).kind(), Explained { errno, text: text.to_owned() })
         }
-    };
-    NetlinkError::Kernel { step, source }
+    }
 }

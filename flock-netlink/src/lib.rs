@@ -1,7 +1,8 @@
-//! The kernel data path of flock: links, addresses, neighbours and routes over route netlink.
+//! The kernel data path of flock: links, addresses, neighbours and routes over route netlink, and the packet filter.
 //!
 //! [`KernelNetlink`] implements [`flock_core::ports::Netlink`]. It decides nothing: it turns an intent into
-//! as few batches of requests as the kernel needs, and reads back what is there.
+//! as few batches of requests as the kernel needs, and reads back what is there. [`KernelFirewall`] does the same for
+//! [`flock_core::ports::Firewall`] with nftables.
 //!
 //! ```text
 //!   attach ---- thread: create pair | host batch | enter pod | pod batch        attach, spec, alias
@@ -13,9 +14,11 @@
 //!   prepare_node ---- settings                                                  sysctl, spread
 //!   inspect, attachments, node ---- filtered dumps                              inspect, node
 //!                       \------------ conn, request, reply: netlink itself
+//!
+//!   guard, update, replace, observe ---- its own thread and socket              firewall
 //! ```
 //!
-//! Every call runs on a short-lived thread of its own, so that a network namespace entered is never left
+//! Every call of [`KernelNetlink`] runs on a short-lived thread of its own, so that a network namespace entered is never left
 //! again and no worker of the async runtime ever waits for the kernel's network lock.
 #![cfg(target_os = "linux")]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
@@ -24,6 +27,7 @@ mod alias;
 mod attach;
 mod conn;
 mod detach;
+mod firewall;
 mod inspect;
 mod mend;
 mod netns;
@@ -54,6 +58,7 @@ use crate::detach::{Reaper, Unclaimed};
 use crate::netns::{Lookout, Netns, NetnsId, on_thread};
 use crate::routes::Routes;
 
+pub use crate::firewall::KernelFirewall;
 pub use crate::request::DYING_GROUP;
 pub use crate::spread::Spread;
 

@@ -182,6 +182,7 @@ impl Firewall for FakeFirewall {
     }
 
     async fn counters(&self) -> Result<Counters, FirewallError> {
-        Ok(Counters::default())
+        let state = self.state();
+        state.table.as_ref().map(|_| Counters::default()).ok_or(FirewallError::Missing)
     }
 }

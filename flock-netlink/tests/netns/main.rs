@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod contract;
+mod firewall;
 mod flows;
 mod groups;
 mod leftovers;

@@ -1,0 +1,3 @@
+//! The packet filter.
+
+mod contract;
