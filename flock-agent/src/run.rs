@@ -8,11 +8,11 @@ use anyhow::Context;
 use flock_bird::BirdSocket;
 use flock_core::app::{Node, Ports, Settings};
 use flock_core::ids::NodeName;
-use flock_core::ports::{PodSource, Readiness};
-use flock_netlink::KernelNetlink;
+use flock_core::ports::{Firewall, PodSource, Readiness};
+use flock_netlink::{KernelFirewall, KernelNetlink};
 use tokio::sync::watch;
 
-use crate::args::RunArgs;
+use crate::args::{FirewallKind, RunArgs};
 use crate::health::{self, Endpoint, Health};
 use crate::server::Server;
 use crate::store::FileStore;
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let cluster = cluster::open(&args, &node).await?;
     let routing = BirdSocket::new(&args.bird_conf, &args.bird_socket).context("cannot use BIRD")?;
     let ports = Ports {
-        firewall: None,
+        firewall: firewall(args.firewall).await?,
         netlink: Arc::new(KernelNetlink::new().context("cannot open rtnetlink")?),
         pods: cluster.pods,
         routing: Arc::new(routing),
@@ -68,6 +68,23 @@ pub(crate) async fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     loops.finish().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What enforces policies. Where nothing is to, nothing of an earlier run does either.
+async fn firewall(kind: FirewallKind) -> anyhow::Result<Option<Arc<dyn Firewall>>> {
+    let firewall = KernelFirewall::new().context("cannot open nftables")?;
+    match kind {
+        FirewallKind::Nftables => Ok(Some(Arc::new(firewall))),
+        FirewallKind::Off => {
+            if firewall.remove().await.context("cannot remove the firewall of an earlier run")? {
+                tracing::warn!("the nftables table inet flock of an earlier run is removed");
+            }
+            tracing::warn!(
+                "the firewall is off: NetworkPolicies are not enforced, and pods may use any source address"
+            );
+            Ok(None)
+        }
+    }
 }
 
 /// How long requests may wait in the socket's queue while the first lists of the cluster come in: longer than the source

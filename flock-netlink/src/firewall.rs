@@ -19,15 +19,17 @@ mod socket;
 mod wire;
 mod worker;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
+use flock_core::ids::IfName;
 use flock_core::policy::render::{self, Rendered};
 use flock_core::policy::{Guard, Ruleset, Stamp, Update};
-use flock_core::ports::{Counters, Fingerprint, Firewall, FirewallError, Observed};
+use flock_core::ports::{Counters, Fingerprint, Firewall, FirewallError, Observed, ObservedLink};
+
 use tokio::sync::Mutex;
 
 use self::elements::Batch;
@@ -49,6 +51,14 @@ impl KernelFirewall {
     pub fn new() -> Result<Self, FirewallError> {
         let (own, turn) = (Arc::default(), Arc::default());
         Ok(Self { worker: Worker::start(Socket::open()?)?, own, turn })
+    }
+
+    /// Removes the table; whether there was one.
+    pub async fn remove(&self) -> Result<bool, FirewallError> {
+        if self.fingerprint().await?.table.is_none() {
+            return Ok(false);
+        }
+        self.script(|| format!("delete table inet {}\n", render::TABLE), false).await.map(|()| true)
     }
 
     /// Runs nft once, for an update only of a table that is there. It runs to its end even if nobody waits for it any more, and others wait until then.
@@ -144,6 +154,10 @@ impl Firewall for KernelFirewall {
 
     async fn observe(&self) -> Result<Option<Observed>, FirewallError> {
         self.worker.aside(|| observe::observe(&mut Socket::open()?)).await
+    }
+
+    async fn links(&self) -> Result<BTreeMap<IfName, ObservedLink>, FirewallError> {
+        self.worker.aside(|| observe::links(&mut Socket::open()?)).await
     }
 
     async fn counters(&self) -> Result<Counters, FirewallError> {

@@ -1,7 +1,8 @@
 //! A line of the agent's socket: a request as the agent reads it, an answer as the plugin does.
 
 use flock_cni::rpc::RpcError;
-use flock_cni::wire::{Add, Attachment, Call, Outcome, Reply, Request, Response};
+use flock_cni::wire::{Add, Attachment, Call, Flow, Outcome, Reply, Request, Response};
+use flock_core::app::{FlowEnd, Service};
 use flock_core::ids::{AttachmentId, ContainerId, IfName, PodKey, PodUid};
 use flock_core::ports::NetnsPath;
 use serde_json::Value;
@@ -45,7 +46,22 @@ fn check_call(call: Call) {
         Call::Explain(pod) => {
             parsed(PodKey::new(&pod.namespace, &pod.name));
         }
+        Call::Flow(flow) => check_flow(&flow),
         Call::Status | Call::Report => {}
+    }
+}
+
+/// What is read prints as something that reads the same, and a refusal is no longer than a message should be.
+fn check_flow(flow: &Flow) {
+    for end in [&flow.from, &flow.to] {
+        match end.parse::<FlowEnd>() {
+            Ok(end) => assert_eq!(end.to_string().parse(), Ok(end)),
+            Err(error) => assert!(error.to_string().len() < 1000),
+        }
+    }
+    match flow.service.parse::<Service>() {
+        Ok(service) => assert_eq!(service.to_string().parse(), Ok(service)),
+        Err(error) => assert!(error.to_string().len() < 1000),
     }
 }
 

@@ -78,11 +78,6 @@ impl Update {
         *self == Self::default()
     }
 
-    /// Whether an open flow may rest on what is taken away.
-    pub fn narrows(&self) -> bool {
-        true
-    }
-
     /// The same with all open flows judged again.
     #[must_use]
     pub fn judging_again(self, stamp: Stamp) -> Self {

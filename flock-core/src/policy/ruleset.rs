@@ -44,7 +44,6 @@ impl Ruleset {
         self.peers.retain(|id, _| peers.contains(id));
         self.ports.retain(|id, _| ports.contains(id));
     }
-    }
 }
 
 /// What holds for one link.
@@ -96,6 +95,18 @@ pub struct Gate {
     pub direction: Direction,
     /// By which policies.
     pub tier: Tier,
+}
+
+impl Gate {
+    /// All there are, in the order they are asked.
+    pub const ALL: [Self; 6] = [
+        Self { direction: Direction::Egress, tier: Tier::Admin },
+        Self { direction: Direction::Ingress, tier: Tier::Admin },
+        Self { direction: Direction::Egress, tier: Tier::Policy },
+        Self { direction: Direction::Ingress, tier: Tier::Policy },
+        Self { direction: Direction::Egress, tier: Tier::Baseline },
+        Self { direction: Direction::Ingress, tier: Tier::Baseline },
+    ];
 }
 
 /// Seen from the pod.

@@ -1,15 +1,19 @@
 //! Reads the table. Nothing is taken on trust: what is short or unknown is passed over, and then does not compare.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use flock_core::policy::Stamp;
-use flock_core::policy::render::{self, TABLE, is_compared};
-use flock_core::ports::{Counters, Digest, FirewallError, Observed};
+use flock_core::ids::IfName;
+use flock_core::policy::render::{self, SetName, TABLE, is_compared};
+use flock_core::policy::{Gate, Stamp};
+use flock_core::ports::{Counters, Digest, FirewallError, Observed, ObservedLink};
 
 use super::socket::{HEADER, Socket};
 use super::wire::{self, Head, NFPROTO_INET};
 use crate::reply::{Message, attributes, u32_at};
 
+/// Room the kernel has for the name of an interface.
+const IFNAMSIZ: usize = 16;
 const SET_ANONYMOUS: u32 = 1;
 const OBJECT_COUNTER: u32 = 1;
 
@@ -160,6 +164,59 @@ fn stamp(socket: &mut Socket) -> Result<Option<Stamp>, FirewallError> {
         [Some(mark)] => Stamp::from_mark(*mark),
         _ => None,
     })
+}
+
+/// What the table says of each link.
+pub(super) fn links(socket: &mut Socket) -> Result<BTreeMap<IfName, ObservedLink>, FirewallError> {
+    let mut links = BTreeMap::<IfName, ObservedLink>::new();
+    if table(socket)?.is_none() {
+        return Ok(links);
+    }
+    for set in [SetName::Sources6, SetName::Sources4] {
+        for (key, _) in keys(socket, set)? {
+            if let (Some(link), Some(address)) = (link(&key), address(&key)) {
+                links.entry(link).or_default().sources.insert(address);
+            }
+        }
+    }
+    for (key, _) in keys(socket, SetName::Shut)? {
+        if let Some(link) = link(&key) {
+            links.entry(link).or_default().shut = true;
+        }
+    }
+    let there = sets(socket)?;
+    for gate in Gate::ALL.into_iter().filter(|gate| there.contains_key(&SetName::Gate(*gate).to_string())) {
+        for (key, chain) in keys(socket, SetName::Gate(gate))? {
+            if let (Some(link), Some(chain)) = (link(&key), text(&chain)) {
+                links.entry(link).or_default().chains.insert(gate, chain.to_owned());
+            }
+        }
+    }
+    Ok(links)
+}
+
+/// The elements of a set: keys, and the chains their verdicts name.
+fn keys(socket: &mut Socket, set: SetName) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FirewallError> {
+    elements(socket, &set.to_string(), |keys: &mut Vec<_>, key, chain| {
+        keys.push((key.to_vec(), chain.to_vec()))
+    })
+}
+
+/// The name a key begins with.
+fn link(key: &[u8]) -> Option<IfName> {
+    let name = key.get(..IFNAMSIZ)?;
+    let name = name.split(|byte| *byte == 0).next()?;
+    IfName::parse(std::str::from_utf8(name).ok()?).ok()
+}
+
+/// The address a key ends with, after the name.
+fn address(key: &[u8]) -> Option<IpAddr> {
+    let address = key.get(IFNAMSIZ..)?;
+    match address.len() {
+        4 => address.first_chunk::<4>().map(|raw| IpAddr::from(*raw)),
+        16 => address.first_chunk::<16>().map(|raw| IpAddr::from(*raw)),
+        _ => None,
+    }
 }
 
 /// Packets by the name of the counter.
