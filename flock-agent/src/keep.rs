@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use flock_core::ports::{PodSource, Retry, Revision};
 use tokio::sync::watch;
+use tracing::Level;
 
 use crate::health::{Health, Part};
 
@@ -19,8 +20,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 pub(crate) struct Keep {
     /// What it is called in the log.
     pub(crate) op: &'static str,
-    /// What is wrong while it fails, for an operator.
-    pub(crate) failing: &'static str,
+    /// What is wrong while it fails, for an operator, and how bad that is.
+    pub(crate) failing: (Level, &'static str),
     /// Where its health shows.
     pub(crate) part: Option<Part>,
     /// Longest pause between two passes.
@@ -50,7 +51,11 @@ impl Keep {
                 health.saw(part, outcome.as_ref().map(|()| ()).map_err(ToString::to_string));
             }
             if let Some(error) = failure.news(&outcome) {
-                tracing::error!(op = self.op, error, "{}", self.failing);
+                let (op, (level, failing)) = (self.op, self.failing);
+                match level {
+                    Level::ERROR => tracing::error!(op, error, "{failing}"),
+                    _ => tracing::warn!(op, error, "{failing}"),
+                }
             }
             let pause = match outcome {
                 Ok(()) => {
@@ -191,7 +196,12 @@ mod tests {
 
     use super::*;
 
-    const KEEP: Keep = Keep { op: "test", failing: "it fails", part: None, every: Duration::from_secs(3600) };
+    const KEEP: Keep = Keep {
+        op: "test",
+        failing: (Level::ERROR, "it fails"),
+        part: None,
+        every: Duration::from_secs(3600),
+    };
 
     /// Runs until `passes` have been made; what was between them, in milliseconds of the paused clock.
     async fn pauses(keep: Keep, passes: usize, outcome: fn(usize) -> Result<(), &'static str>) -> Vec<u128> {

@@ -13,6 +13,7 @@ use flock_core::ports::{
 };
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
+use tracing::Level;
 
 use crate::clock;
 use crate::health::{Health, Part};
@@ -90,7 +91,7 @@ async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) 
 
 /// Follows the pod source and local changes: configuration, then routes.
 async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender<u64>, health: Arc<Health>) {
-    let failing = "routes may be wrong; trying again";
+    let failing = (Level::ERROR, "routes may be wrong; trying again");
     let keep = Keep { op: "sync_routes", failing, part: Some(Part::Routes), every: RESYNC };
     let wakes = (OwnObjects::of(&pods), node.changes());
     let (node, config) = (&node, &config);
@@ -105,7 +106,7 @@ async fn routes(node: Arc<Node>, pods: Arc<dyn PodSource>, config: watch::Sender
 
 /// Follows policies, pods and local changes with the firewall.
 async fn firewall(node: Arc<Node>, pods: Arc<dyn PodSource>, health: Arc<Health>) {
-    let failing = "policies may not be enforced as written; trying again";
+    let failing = (Level::ERROR, "policies may not be enforced as written; trying again");
     let keep = Keep { op: "sync_firewall", failing, part: Some(Part::Firewall), every: RESYNC };
     let wakes = ((OwnObjects::of(&pods), Policies::of(&pods)), node.firewall_changes());
     let node = &node;
@@ -117,7 +118,7 @@ async fn firewall(node: Arc<Node>, pods: Arc<dyn PodSource>, health: Arc<Health>
 
 /// Looks whether somebody else has changed the firewall. The loop that keeps it then writes it anew.
 async fn firewall_watch(node: Arc<Node>, health: Arc<Health>) {
-    let failing = "whether the firewall is still in force is not known";
+    let failing = (Level::WARN, "whether the firewall is still in force is not known");
     let keep = Keep { op: "watch_firewall", failing, part: None, every: WATCH };
     let mut read = Instant::now();
     let node = &node;
@@ -142,7 +143,7 @@ async fn firewall_watch(node: Arc<Node>, health: Arc<Health>) {
 
 /// Sees to it that the node forwards, and that what is known of it is up to date.
 async fn forwarding(node: Arc<Node>, health: Arc<Health>) {
-    let failing = "forwarding may be off, or addresses of the node out of date";
+    let failing = (Level::WARN, "forwarding may be off, or addresses of the node out of date");
     let keep = Keep { op: "verify_node", failing, part: None, every: RESYNC };
     let node = &node;
     let pass = |_| async move {
@@ -154,7 +155,7 @@ async fn forwarding(node: Arc<Node>, health: Arc<Health>) {
 
 /// Keeps the links of pods whole, and removes what is left of pods that are gone.
 async fn links(node: Arc<Node>, health: Arc<Health>, every: Duration) {
-    let failing = "links may be broken, and leaks stay";
+    let failing = (Level::ERROR, "links may be broken, and leaks stay");
     let keep = Keep { op: "sync_links", failing, part: Some(Part::Links), every };
     let node = &node;
     let pass = |_| async move {
@@ -168,7 +169,7 @@ async fn links(node: Arc<Node>, health: Arc<Health>, every: Duration) {
 /// Writes down what a DEL could not. Where the disk hangs this waits for it, and nothing else does: a new agent would
 /// have the same disk, and routes would be nobody's until it answers.
 async fn releases(node: Arc<Node>, health: Arc<Health>) {
-    let failing = "pods that went are still in the state file";
+    let failing = (Level::ERROR, "pods that went are still in the state file");
     let keep = Keep { op: "catch_up", failing, part: None, every: RESYNC };
     let node = &node;
     keep.run(health, (), StoreError::retry, |_| async move { node.catch_up().await }).await;
@@ -181,7 +182,7 @@ async fn routing(
     passed: watch::Sender<u64>,
     health: Arc<Health>,
 ) {
-    let failing = "BIRD does not run the configured peers yet";
+    let failing = (Level::WARN, "BIRD does not run the configured peers yet");
     let keep = Keep { op: "sync_routing", failing, part: Some(Part::Routing), every: RESYNC };
     let (node, passed) = (&node, &passed);
     let pass = |_| async move {
@@ -197,7 +198,12 @@ async fn routing(
 
 /// Publishes the state of the node after each look at BIRD.
 async fn status(node: Arc<Node>, passes: watch::Receiver<u64>, health: Arc<Health>) {
-    let keep = Keep { op: "publish", failing: "the status is out of date", part: None, every: RESYNC };
+    let keep = Keep {
+        op: "publish",
+        failing: (Level::WARN, "the status is out of date"),
+        part: None,
+        every: RESYNC,
+    };
     let node = &node;
     let pass = |_| async move { node.publish(clock::now()).await };
     keep.run(health, passes, StatusError::retry, pass).await;

@@ -41,7 +41,7 @@ fn readiness_takes_a_configuration_and_bird_and_no_peer() {
     assert!(text.contains("[-] node there is no NodeConfig named n1\n"), "{text}");
     // Nothing is wrong with the agent: starting it again would not help.
     let text = wait_for(&node, "/livez", 200);
-    assert_eq!(text, "[+] routes ok\n[+] links ok\n[+] routing ok\n[+] bird ok\n");
+    assert_eq!(text, "[+] routes ok\n[+] firewall ok\n[+] links ok\n[+] routing ok\n[+] bird ok\n");
 
     let mut config = node_config();
     config["spec"]["bgp"]["peers"] = json!([{"address": "2001:db8::1", "asn": 64501}]);
@@ -53,7 +53,7 @@ fn readiness_takes_a_configuration_and_bird_and_no_peer() {
 
     let bird = node.start_bird();
     let text = wait_for(&node, "/readyz", 200);
-    assert_eq!(text, "[+] node ok\n[+] routes ok\n[+] routing ok\n[+] bird ok\n");
+    assert_eq!(text, "[+] node ok\n[+] routes ok\n[+] firewall ok\n[+] routing ok\n[+] bird ok\n");
     assert_ne!(node.report()["bgp"][0]["state"], "Established");
 
     drop(bird);
