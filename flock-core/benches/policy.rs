@@ -8,8 +8,8 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use flock_core::ids::{IfName, PodKey};
 use flock_core::policy::{
-    Labels, LocalIdentity, LocalPod, NamedPort, NetworkPolicy, PolicyKey, PolicyPeer, PolicyPod, PolicyPort,
-    PolicyRule, PolicyView, PortMatch, PortRange, Protocol, compile,
+    Compiler, Labels, LocalIdentity, LocalPod, NamedPort, NetworkPolicy, PolicyKey, PolicyPeer, PolicyPod,
+    PolicyPort, PolicyRule, PolicyView, PortMatch, PortRange, Protocol, compile,
 };
 use flock_core::selector::{LabelSelector, LabelSelectorSpec};
 
@@ -132,6 +132,28 @@ fn policies(c: &mut Criterion) {
     }
     c.bench_function("compile everything, labels apart", |b| {
         b.iter(|| compile(black_box(&apart), black_box(&pods)));
+    });
+
+    // One pod restarts, and comes back with another address.
+    let mut changed = view.clone();
+    let (key, pod) = view.pods.iter().nth(5_000).unwrap();
+    let pod = PolicyPod { pod_ips: addresses(0xf_0000), ..(**pod).clone() };
+    Arc::make_mut(&mut changed.pods).insert(key.clone(), Arc::new(pod));
+    let mut compiler = Compiler::default();
+    c.bench_function("follow one pod of another node", |b| {
+        let mut turn = false;
+        b.iter(|| {
+            turn = !turn;
+            compiler.compile(black_box(if turn { &changed } else { &view }), black_box(&pods))
+        });
+    });
+    let fewer = &pods[1..];
+    c.bench_function("follow one pod of this node", |b| {
+        let mut turn = false;
+        b.iter(|| {
+            turn = !turn;
+            compiler.compile(black_box(&view), black_box(if turn { fewer } else { &pods }))
+        });
     });
 }
 

@@ -16,7 +16,7 @@ pub mod render;
 mod ruleset;
 mod verdict;
 
-pub use compile::{Guard, LocalIdentity, LocalPod, compile, guard};
+pub use compile::{Compiler, Guard, LocalIdentity, LocalPod, compile, guard};
 pub use diff::{Change, Judging, PeerChange, Update};
 pub use model::{
     Labels, NamedPort, NetworkPolicy, PolicyKey, PolicyPeer, PolicyPod, PolicyPort, PolicyRule, PolicyView,

@@ -1,7 +1,9 @@
 mod admits;
 mod chains;
+mod compiler;
 mod digest;
 mod directory;
+mod holders;
 mod selection;
 
 use std::net::IpAddr;
@@ -12,8 +14,10 @@ use super::{
     Tier,
 };
 use crate::ids::{IfName, PodKey};
-use chains::Chains;
+use chains::{Asked, Chains};
 use directory::Directory;
+
+pub use compiler::Compiler;
 
 /// A pod of this node, as its link is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +95,10 @@ impl Guard {
 /// assert_eq!(compile(&listed, &[pod]).pods[&link].place, Place::Open);
 /// ```
 pub fn compile(view: &PolicyView, pods: &[LocalPod]) -> Ruleset {
+    from_scratch(view, pods).0
+}
+
+fn from_scratch(view: &PolicyView, pods: &[LocalPod]) -> (Ruleset, Asked) {
     let mut ruleset = Ruleset { judging: !view.complete || !view.policies.is_empty(), ..Ruleset::default() };
     let mut chains = None;
     for pod in pods {
@@ -116,10 +124,8 @@ pub fn compile(view: &PolicyView, pods: &[LocalPod]) -> Ruleset {
         };
         ruleset.pods.insert(pod.link.clone(), PodRules { sources: sources(pod).collect(), place });
     }
-    if let Some(chains) = chains {
-        chains.finish(&mut ruleset);
-    }
-    ruleset
+    let asked = chains.map(|chains| chains.finish(&mut ruleset)).unwrap_or_default();
+    (ruleset, asked)
 }
 
 /// What has to be there before the link of this pod is: shut where a policy may select it.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use flock_core::ids::IfName;
 use flock_core::policy::{
-    Endpoint, Flow, Peer, Place, Ruleset, Stamp, Subject, Update, compile, guard, verdict,
+    Compiler, Endpoint, Flow, Peer, Place, Ruleset, Stamp, Subject, Update, compile, guard, verdict,
 };
 use flock_core::testing::{Packet, passes};
+use proptest::collection::vec;
 use proptest::prelude::*;
 
 mod worlds;
@@ -104,6 +105,9 @@ fn packets(cluster: &Cluster, rules: &Ruleset) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// What can be different, see [`mixed`].
+const PARTS: u8 = 8;
+
 /// `one` with some part of `other`.
 fn mixed(one: &Cluster, other: &Cluster, part: u8) -> Cluster {
     let mut mixed = one.clone();
@@ -112,8 +116,14 @@ fn mixed(one: &Cluster, other: &Cluster, part: u8) -> Cluster {
         1 => mixed.view.pods = other.view.pods.clone(),
         2 => mixed.view.namespaces = other.view.namespaces.clone(),
         3 => mixed.pods.clone_from(&other.pods),
-        // A policy more or less, and one that is different.
+        // A pod that comes or changes, and one that goes.
         4 => {
+            let pods = Arc::make_mut(&mut mixed.view.pods);
+            pods.extend(other.view.pods.iter().last().map(|(key, pod)| (key.clone(), pod.clone())));
+        }
+        5 => drop(Arc::make_mut(&mut mixed.view.pods).pop_first()),
+        // A policy that comes or changes, and one that goes.
+        6 => {
             let policies = Arc::make_mut(&mut mixed.view.policies);
             let either = other.view.policies.iter().next();
             policies.extend(either.map(|(key, policy)| (key.clone(), policy.clone())));
@@ -126,7 +136,7 @@ fn mixed(one: &Cluster, other: &Cluster, part: u8) -> Cluster {
 /// More cases than usual, since each is small.
 fn config() -> ProptestConfig {
     let usual = ProptestConfig::default();
-    ProptestConfig { cases: usual.cases.saturating_mul(4), ..usual }
+    ProptestConfig { cases: usual.cases.saturating_mul(2), ..usual }
 }
 
 proptest! {
@@ -144,7 +154,7 @@ proptest! {
     fn updates_that_do_not_narrow_keep_every_open_flow(
         before in cluster(),
         other in cluster(),
-        part in 0..6_u8,
+        part in 0..PARTS,
     ) {
         let after = mixed(&before, &other, part);
         let (written, wanted) = (compile(&before.view, &before.pods), compile(&after.view, &after.pods));
@@ -162,6 +172,19 @@ proptest! {
                     prop_assert!(passes(&wanted, &packet), "{:?} of {:#?}", packet, update);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn changes_compile_to_the_same_as_everything_anew(
+        mut now in cluster(),
+        changes in vec((cluster(), 0..PARTS), 1..6),
+    ) {
+        let mut compiler = Compiler::default();
+        prop_assert_eq!(compiler.compile(&now.view, &now.pods), compile(&now.view, &now.pods));
+        for (other, part) in changes {
+            now = mixed(&now, &other, part);
+            prop_assert_eq!(compiler.compile(&now.view, &now.pods), compile(&now.view, &now.pods));
         }
     }
 

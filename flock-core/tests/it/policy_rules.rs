@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flock_core::policy::{
-    Change, Direction, Endpoint, Flow, Gate, Judgement, LocalIdentity, LocalPod, NetworkPolicy, Peer, Place,
-    PolicyPod, PolicyRule, PolicyView, Protocol, Ruleset, Stamp, Subject, Tier, Update, compile, selecting,
-    verdict,
+    Change, Compiler, Direction, Endpoint, Flow, Gate, Judgement, LocalIdentity, LocalPod, NetworkPolicy,
+    Peer, Place, PolicyPod, PolicyRule, PolicyView, Protocol, Ruleset, Stamp, Subject, Tier, Update, compile,
+    selecting, verdict,
 };
 
 use crate::policy_given::{block, ip, link, local, namespaces, pods, policy, remote, rule, view, with_ports};
@@ -119,6 +119,32 @@ fn names_stay_the_same() {
         rules.peers.keys().collect::<Vec<_>>(),
         rules.ports.keys().collect::<Vec<_>>(),
     ));
+}
+
+#[test]
+fn what_stays_the_same_is_shared() {
+    let rules = [rule(&[pods(&["app=db"])], &["80/tcp"]), rule(&[pods(&["app=web"])], &["80/tcp"])];
+    let before = view_of(&[policy("a/p", &[], Some(&rules), None)]);
+    let mut after = before.clone();
+    let db = remote("a/db2", &["app=db"], &["2001:db8::a3"]);
+    Arc::make_mut(&mut after.pods).insert(db.key.clone(), Arc::new(db));
+    let mut other = after.clone();
+    let policies =
+        [policy("a/p", &[], Some(&rules), None), policy("a/q", &["app=web"], Some(&rules[..1]), None)];
+    other.policies = view_of(&policies).policies;
+
+    let mut compiler = Compiler::default();
+    let [one, two, three] = [&before, &after, &other].map(|view| compiler.compile(view, &[pod()]));
+    let shared = |one: &Ruleset, two: &Ruleset| {
+        let same = |id| Arc::ptr_eq(&one.peers[id], &two.peers[id]);
+        (
+            one.peers.keys().filter(|id| same(id)).count(),
+            one.chains.iter().all(|(id, chain)| Arc::ptr_eq(chain, &two.chains[id])),
+        )
+    };
+    assert_eq!(shared(&one, &two), (1, true), "a pod joins one of two selectors");
+    assert_eq!(shared(&two, &three), (2, true), "a policy comes that selects no pod of the node");
+    assert_eq!(three, compile(&other, &[pod()]));
 }
 
 #[test]

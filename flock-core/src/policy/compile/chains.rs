@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::admits::{Admits, ports_id};
 use super::digest::digest;
 use super::directory::Directory;
-use super::selection::{Among, Called, Selection};
+use super::selection::{Among, Called, Numbers, Selection};
 use crate::policy::{
     Action, Chain, ChainId, Direction, End, NamedPort, NetworkPolicy, Peer, PeerId, PolicyKey, PolicyPeer,
     PolicyRule, PortMatch, PortRange, PortsId, Protocol, Rule, Ruleset,
@@ -18,6 +18,8 @@ pub(super) struct Chains<'a> {
     /// The chain of each list of policies, and of named ports where one of the policies asks for them.
     lists: BTreeMap<(Direction, Vec<&'a PolicyKey>, &'a [NamedPort]), ChainId>,
     selections: BTreeMap<Selection, PeerId>,
+    /// What was asked of named ports of other pods, and the answers.
+    numbers: BTreeMap<(Among, Called), Numbers>,
     ports: BTreeMap<PortsId, Arc<[PortRange]>>,
     made: BTreeMap<ChainId, Arc<Chain>>,
 }
@@ -42,6 +44,7 @@ impl<'a> Chains<'a> {
             pieces: BTreeMap::new(),
             lists: BTreeMap::new(),
             selections: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             ports: BTreeMap::new(),
             made: BTreeMap::new(),
         }
@@ -157,7 +160,9 @@ impl<'a> Chains<'a> {
     /// A named port of the pods at the other end: as many peers as there are numbers for it.
     fn called(&mut self, among: &Among, name: &str, protocol: Protocol, pieces: &mut Vec<Piece<'a>>) {
         let called = Called { name: name.to_owned(), protocol, number: None };
-        for number in self.directory.numbers(among, &called) {
+        let query = (among.clone(), called.clone());
+        let numbers = self.numbers.entry(query).or_insert_with(|| self.directory.numbers(among, &called));
+        for number in numbers.keys().copied().collect::<Vec<_>>() {
             let called = Some(Called { number: Some(number), ..called.clone() });
             let peer = self.pods(Selection { among: among.clone(), called });
             pieces.push(Piece { peer, ports: Some((protocol, Ports::Range(single(number)))) });
@@ -176,20 +181,34 @@ impl<'a> Chains<'a> {
         Peer::Pods(*self.selections.entry(selection).or_insert_with_key(Selection::id))
     }
 
-    /// Adds the chains to the rules, and what they name.
-    pub(super) fn finish(mut self, ruleset: &mut Ruleset) {
-        let selections: BTreeMap<_, _> =
-            self.selections.iter().map(|(selection, id)| (*id, selection)).collect();
+    /// Adds the chains to the rules, and what they name. Returns what the outcome depends on beside the policies.
+    pub(super) fn finish(mut self, ruleset: &mut Ruleset) -> Asked {
+        let known: BTreeMap<_, _> =
+            self.selections.into_iter().map(|(selection, id)| (id, selection)).collect();
+        let mut selections = BTreeMap::new();
         for rule in self.made.values().flat_map(|chain| &chain.rules) {
-            let Peer::Pods(id) = rule.peer else { continue };
-            if let Some(selection) = selections.get(&id) {
-                let members = || Arc::new(self.directory.members(selection));
-                ruleset.peers.entry(id).or_insert_with(members);
+            if let Peer::Pods(id) = rule.peer
+                && let Some(selection) = known.get(&id)
+            {
+                selections.entry(id).or_insert_with(|| {
+                    ruleset.peers.insert(id, Arc::new(self.directory.members(selection)));
+                    selection.clone()
+                });
             }
         }
         ruleset.chains = self.made;
         ruleset.ports = self.ports;
+        Asked { selections, numbers: self.numbers }
     }
+}
+
+/// What was asked of the pods of the cluster.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    /// Who is among the peers.
+    pub(super) selections: BTreeMap<PeerId, Selection>,
+    /// Which numbers pods have for a named port, and the answers.
+    pub(super) numbers: BTreeMap<(Among, Called), Numbers>,
 }
 
 /// The rules of a policy in one direction; `None` where it says nothing about it.

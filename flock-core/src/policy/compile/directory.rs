@@ -3,13 +3,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::selection::{Among, Called, Namespaces, Selection};
-use super::{LocalIdentity, LocalPod};
+use super::LocalPod;
+use super::holders::{Holder, Profile, Title, namespace_labels};
+use super::selection::{Among, Called, Namespaces, Numbers, Selection};
 use crate::policy::{Labels, NamedPort, PolicyView};
 use crate::selector::LabelSelector;
-
-/// The label that the API server sets on every namespace.
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// Which pods have which addresses. Pods that no selector and no named port can tell apart are one class, so each
 /// selector is asked once for each class.
@@ -25,6 +23,8 @@ pub(super) struct Directory<'a> {
 struct Class<'a> {
     labels: &'a Labels,
     ports: &'a [NamedPort],
+    /// How many there are.
+    pods: usize,
     /// Addresses that only pods of this class have, in order.
     addresses: Vec<IpAddr>,
 }
@@ -34,70 +34,45 @@ struct Namespace<'a> {
     classes: Vec<usize>,
 }
 
-/// How a pod has an address. The order matters: who owns an address comes first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Title {
-    Own,
-    Claim,
-}
-
 impl<'a> Directory<'a> {
     pub(super) fn new(view: &'a PolicyView, pods: &'a [LocalPod]) -> Self {
         let mut classes = Classes::new(&view.namespaces);
-        let mut holders = Vec::with_capacity(2 * (view.pods.len() + pods.len()));
-        for pod in view.pods.values() {
-            // A pod without an address of its own does not run yet, so what it asks for is not its own yet either.
-            if pod.pod_ips.is_empty() {
-                continue;
-            }
-            let class = Some(classes.of(pod.key.namespace(), &pod.labels, &pod.ports));
-            holders.extend(pod.pod_ips.iter().map(|address| (*address, Title::Own, class)));
-            holders.extend(pod.claimed.iter().map(|address| (*address, Title::Claim, class)));
+        let mut entries = Vec::with_capacity(2 * (view.pods.len() + pods.len()));
+        let remote = view.pods.values().filter_map(|pod| Holder::remote(pod));
+        for holder in remote.chain(pods.iter().filter_map(Holder::local)) {
+            let class = holder.profile.map(|profile| classes.of(profile));
+            entries.extend(holder.addresses().map(|(address, title)| (address, title, class)));
         }
-        for pod in pods {
-            let class = match &pod.identity {
-                LocalIdentity::Pod { ended: true, .. } => continue,
-                LocalIdentity::Pod { key, labels, ports, .. } => {
-                    Some(classes.of(key.namespace(), labels, ports))
-                }
-                // No selector matches it, but it may send from its addresses, so they are no other pod's alone.
-                LocalIdentity::Unknown { .. } | LocalIdentity::Nameless => None,
-            };
-            holders.extend(pod.addresses.iter().map(|address| (*address, Title::Own, class)));
-            holders.extend(pod.anycast.iter().map(|address| (*address, Title::Claim, class)));
-        }
-        classes.into_directory(holders)
+        classes.into_directory(entries)
     }
 
     /// Addresses of which every holder is selected.
     pub(super) fn members(&mut self, selection: &Selection) -> BTreeSet<IpAddr> {
         let matching = self.matching(&selection.among, selection.called.as_ref());
-        let meant = |address: &IpAddr| match &selection.among {
-            Among::Net { cidr, except } => {
-                cidr.contains(address) && !except.iter().any(|except| except.contains(address))
-            }
-            Among::Everybody | Among::Pods { .. } => true,
-        };
         let matches = |class: &usize| matching.binary_search(class).is_ok();
         let sole = matching.iter().flat_map(|class| &self.classes[*class].addresses);
         let shared = self.shared.iter().filter(|(_, classes)| classes.iter().all(matches));
-        sole.chain(shared.map(|(address, _)| address)).filter(|address| meant(address)).copied().collect()
+        sole.chain(shared.map(|(address, _)| address))
+            .filter(|address| selection.among.reaches(**address))
+            .copied()
+            .collect()
     }
 
-    /// The numbers that pods among these have for the named port.
-    pub(super) fn numbers(&mut self, among: &Among, called: &Called) -> BTreeSet<u16> {
-        let matching = self.matching(among, None);
-        let ports = matching.iter().flat_map(|class| self.classes[*class].ports);
-        ports.filter(|port| called.means(port)).map(|port| port.number).collect()
+    /// The numbers that pods among these have for the named port, and how many pods have each.
+    pub(super) fn numbers(&mut self, among: &Among, called: &Called) -> Numbers {
+        let mut numbers = Numbers::new();
+        for class in self.matching(among, None) {
+            let class = &self.classes[class];
+            for number in called.numbers(class.ports) {
+                *numbers.entry(number).or_default() += class.pods;
+            }
+        }
+        numbers
     }
 
     /// The classes that are selected, in order.
     fn matching(&mut self, among: &Among, called: Option<&Called>) -> Vec<usize> {
-        let is_called = |class: &Class<'_>| {
-            called.is_none_or(|called| {
-                class.ports.iter().any(|port| called.means(port) && called.number == Some(port.number))
-            })
-        };
+        let is_called = |class: &Class<'_>| called.is_none_or(|called| called.is_number_in(class.ports));
         let (namespaces, pods) = match among {
             Among::Everybody | Among::Net { .. } => {
                 let matching = self.classes.iter().enumerate().filter(|(_, class)| is_called(class));
@@ -148,18 +123,19 @@ impl<'a> Classes<'a> {
         }
     }
 
-    fn of(&mut self, namespace: &'a str, labels: &'a Arc<Labels>, ports: &'a Arc<[NamedPort]>) -> usize {
+    fn of(&mut self, Profile { namespace, labels, ports }: Profile<'a>) -> usize {
         // An empty list has no storage that would tell it from another one.
         let ports_at = if ports.is_empty() { 0 } else { ports.as_ptr().addr() };
         let pointer = (namespace, Arc::as_ptr(labels).addr(), ports_at);
         if let Some(class) = self.by_pointer.get(&pointer) {
+            self.made[*class].pods += 1;
             return *class;
         }
         let content = (namespace, &**labels, &**ports);
         let class = *self.by_content.entry(content).or_insert(self.made.len());
         self.by_pointer.insert(pointer, class);
         if class == self.made.len() {
-            self.made.push(Class { labels, ports, addresses: Vec::new() });
+            self.made.push(Class { labels, ports, pods: 0, addresses: Vec::new() });
             let view = self.view;
             let namespace = self.namespaces.entry(namespace).or_insert_with(|| Namespace {
                 labels: namespace_labels(view, namespace),
@@ -167,6 +143,7 @@ impl<'a> Classes<'a> {
             });
             namespace.classes.push(class);
         }
+        self.made[class].pods += 1;
         class
     }
 
@@ -188,18 +165,5 @@ impl<'a> Classes<'a> {
             }
         }
         Directory { classes, namespaces: self.namespaces, shared, selected: BTreeMap::new() }
-    }
-}
-
-/// The labels of a namespace, its name among them even where the view does not show it.
-fn namespace_labels<'a>(view: &'a BTreeMap<String, Arc<Labels>>, name: &str) -> Cow<'a, Labels> {
-    let named = |mut labels: Labels| {
-        labels.insert(NAMESPACE_NAME.to_owned(), name.to_owned());
-        Cow::Owned(labels)
-    };
-    match view.get(name) {
-        Some(labels) if labels.contains_key(NAMESPACE_NAME) => Cow::Borrowed(labels),
-        Some(labels) => named((**labels).clone()),
-        None => named(Labels::new()),
     }
 }

@@ -1,7 +1,11 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::digest::digest;
-use crate::policy::{NamedPort, PeerId, PolicyPeer, Protocol};
+use super::holders::Profile;
+use crate::policy::{Labels, NamedPort, PeerId, PolicyPeer, Protocol};
 use crate::selector::LabelSelector;
 
 /// The pods that a rule means. Its name stays the same whoever is among them.
@@ -43,10 +47,19 @@ pub(super) struct Called {
     pub(super) number: Option<u16>,
 }
 
+/// Numbers of a named port, and how many pods have each.
+pub(super) type Numbers = BTreeMap<u16, usize>;
+
 impl Called {
-    /// Whether a port has this name, whatever its number.
-    pub(super) fn means(&self, port: &NamedPort) -> bool {
-        self.name == port.name && self.protocol == port.protocol
+    /// The numbers a pod with these ports has for the name.
+    pub(super) fn numbers(&self, ports: &[NamedPort]) -> BTreeSet<u16> {
+        let means = |port: &&NamedPort| self.name == port.name && self.protocol == port.protocol;
+        ports.iter().filter(means).map(|port| port.number).collect()
+    }
+
+    /// Whether a pod with these ports has the name for this number.
+    pub(super) fn is_number_in(&self, ports: &[NamedPort]) -> bool {
+        self.number.is_some_and(|number| self.numbers(ports).contains(&number))
     }
 }
 
@@ -65,7 +78,39 @@ impl Among {
     }
 }
 
+impl Among {
+    /// Whether a pod is one of them, whatever its addresses. `namespace` are the labels of its namespace.
+    pub(super) fn matches(&self, pod: &Profile<'_>, namespace: &Labels) -> bool {
+        match self {
+            Self::Everybody | Self::Net { .. } => true,
+            Self::Pods { namespaces, pods } => {
+                let in_namespace = match namespaces {
+                    Namespaces::Own(name) => name == pod.namespace,
+                    Namespaces::Selected(selector) => selector.matches(namespace),
+                };
+                in_namespace && pods.matches(pod.labels)
+            }
+        }
+    }
+
+    /// Whether an address of a pod is meant.
+    pub(super) fn reaches(&self, address: IpAddr) -> bool {
+        match self {
+            Self::Everybody | Self::Pods { .. } => true,
+            Self::Net { cidr, except } => {
+                cidr.contains(&address) && !except.iter().any(|except| except.contains(&address))
+            }
+        }
+    }
+}
+
 impl Selection {
+    /// Whether a pod is selected, whatever its addresses.
+    pub(super) fn matches(&self, pod: &Profile<'_>, namespace: &Labels) -> bool {
+        let is_called = self.called.as_ref().is_none_or(|called| called.is_number_in(pod.ports));
+        is_called && self.among.matches(pod, namespace)
+    }
+
     pub(super) fn id(&self) -> PeerId {
         PeerId(digest("peers", self))
     }
