@@ -90,7 +90,9 @@ pub(crate) fn host_settings(ifindex: u32) -> Request {
     const PROXY_ARP: u16 = 3;
     const RP_FILTER: u16 = 8;
     const IGNORE_ROUTES_WITH_LINKDOWN: u16 = 29;
-    let settings = [(FORWARDING, 1u32), (PROXY_ARP, 1), (RP_FILTER, 0), (IGNORE_ROUTES_WITH_LINKDOWN, 1)]
+    // Pods have a permanent entry for their gateway and the node has one for each address of a pod, so nobody has to
+    // be answered. A node that did would keep an entry for every sender a pod makes up.
+    let settings = [(FORWARDING, 1u32), (PROXY_ARP, 0), (RP_FILTER, 0), (IGNORE_ROUTES_WITH_LINKDOWN, 1)]
         .map(|(setting, value)| DefaultNla::new(setting, value.to_ne_bytes().to_vec()));
     let mut value = vec![0; settings.as_slice().buffer_len()];
     settings.as_slice().emit(&mut value);

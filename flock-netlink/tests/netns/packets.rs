@@ -209,16 +209,19 @@ fn set_sysctl(netns: Option<&NetnsPath>, name: &str, value: &str) {
 #[test]
 fn host_veth_forwards_whatever_the_node_inherits() {
     on_node(async |world| {
-        for (setting, value) in
-            [("forwarding", "0"), ("rp_filter", "1"), ("ignore_routes_with_linkdown", "0")]
-        {
+        for (setting, value) in [
+            ("forwarding", "0"),
+            ("proxy_arp", "1"),
+            ("rp_filter", "1"),
+            ("ignore_routes_with_linkdown", "0"),
+        ] {
             set_sysctl(None, &format!("ipv4/conf/default/{setting}"), value);
         }
         let state = world.kernel.attach(&world.pod("a", None, Some("192.0.2.1"))).await.unwrap();
         let of = |setting: &str| sysctl(None, &format!("ipv4/conf/{}/{setting}", state.host.ifname));
         assert_eq!(
             ["forwarding", "proxy_arp", "rp_filter", "ignore_routes_with_linkdown"].map(of),
-            ["1", "1", "0", "1"]
+            ["1", "0", "0", "1"]
         );
     });
 }
