@@ -5,7 +5,7 @@ use super::{Node, State};
 use crate::eligibility::pod_of;
 use crate::ipam::Allocation;
 use crate::policy::{
-    ChainId, Guard, LocalIdentity, LocalPod, Place, PodRules, Ruleset, Shut, Stamp, Update, compile, guard,
+    ChainId, Compiler, Guard, LocalIdentity, LocalPod, Place, PodRules, Ruleset, Shut, Stamp, Update, guard,
 };
 use crate::ports::{ClusterView, Fingerprint, Firewall, FirewallError};
 
@@ -19,6 +19,8 @@ pub(super) struct Table {
     stamp: Stamp,
     /// As last seen.
     seen: Fingerprint,
+    /// Remembers what it compiled, so that a change costs what changed.
+    compiler: Compiler,
     /// Chains nft has refused. Pods that need one are shut.
     failed: BTreeSet<ChainId>,
 }
@@ -31,6 +33,7 @@ impl Default for Table {
             lost: false,
             stamp: Stamp::LAST,
             seen: Fingerprint::default(),
+            compiler: Compiler::default(),
             failed: BTreeSet::new(),
         }
     }
@@ -99,7 +102,7 @@ impl Node {
                     "a policy cannot be written: the pods it selects are shut"
                 );
                 table.find_failed(firewall, &wanted).await?;
-                let wanted = without(&wanted, &table.failed);
+                let wanted = without(wanted, &table.failed);
                 table.write(firewall, &wanted).await?;
                 Err(FirewallError::Refused(reason))
             }
@@ -108,11 +111,11 @@ impl Node {
     }
 
     /// What the table has to hold; `None` while what an earlier run wrote stays in force.
-    fn wanted_rules(&self, table: &Table) -> Option<Ruleset> {
+    fn wanted_rules(&self, table: &mut Table) -> Option<Ruleset> {
         let (cluster, view) = (self.ports.pods.snapshot(), self.ports.pods.policies());
         let pods = self.local_pods(&cluster);
         if view.complete && !cluster.pods_pending {
-            return Some(without(&compile(&view, &pods), &table.failed));
+            return Some(without(table.compiler.compile(&view, &pods), &table.failed));
         }
         // What is in force stays so, for the pods that are there. New ones were shut by their ADD.
         let Some(mut rules) = table.rules.clone() else {
@@ -241,11 +244,10 @@ pub(super) fn local_pod(held: &Allocation, cluster: &ClusterView) -> LocalPod {
 }
 
 /// The same with the pods shut that need one of these chains.
-fn without(rules: &Ruleset, failed: &BTreeSet<ChainId>) -> Ruleset {
+fn without(mut rules: Ruleset, failed: &BTreeSet<ChainId>) -> Ruleset {
     if failed.is_empty() {
-        return rules.clone();
+        return rules;
     }
-    let mut rules = rules.clone();
     for pod in rules.pods.values_mut() {
         if let Place::Judged(chains) = &pod.place
             && chains.values().any(|chain| failed.contains(chain))
@@ -320,7 +322,7 @@ impl Table {
             wanted.chains.keys().filter(|chain| !written.contains_key(chain)).copied().collect();
         while let Some(chain) = untried.pop_first() {
             let others = untried.union(&self.failed).copied().collect();
-            match self.write(firewall, &without(wanted, &others)).await {
+            match self.write(firewall, &without(wanted.clone(), &others)).await {
                 Ok(_) => {}
                 Err(FirewallError::Refused(_)) => {
                     self.failed.insert(chain);

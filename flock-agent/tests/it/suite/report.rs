@@ -30,7 +30,7 @@ fn status_and_explain_say_what_was_decided_and_why(node: &TestNode) {
             format!("  anycast 2001:db8:a::53: {standing}"),
             format!("    announced: {announced}"),
             format!("    route: {way} {route}"),
-            "  policy: NetworkPolicy is not enforced by this version: everything passes\n".to_owned(),
+            "  policy: everything passes, from its own addresses\n".to_owned(),
         ];
         lines.join("\n")
     };
@@ -41,6 +41,8 @@ fn status_and_explain_say_what_was_decided_and_why(node: &TestNode) {
     for line in [
         "  Ready              yes  pods can be attached\n".to_owned(),
         "  ConfigAccepted     yes  ".to_owned(),
+        "  PolicyEnforced     yes  policies are enforced as written\n".to_owned(),
+        "  dropped packets: 0 by policy, 0 with a false source, ".to_owned(),
         "2001:db8:f001::/64  1          0        ".to_owned(),
         "2001:db8:a::53/128  yes        default/web  serving\n".to_owned(),
         format!("default/web  2001:db8:f001::77 2001:db8:a::53  {link}  web"),
