@@ -7,6 +7,9 @@
 //!   Ruleset as last written ---------------------------------------> Update::between --> render --> nftables
 //! ```
 //!
+//! [`Compiler`] is [`compile()`] for views that follow each other. [`verdict()`] says the same of one flow in the words of
+//! the Kubernetes API, and names the policy that decides.
+//!
 //! Everything here is pure. [`Firewall`](crate::ports::Firewall) is the port that writes it.
 
 mod compile;

@@ -293,7 +293,10 @@ fn verdicts_name_the_policy_that_decides() {
     let cases = [
         (
             judged((Subject::Local(&client), "2001:db8::2"), server, 80),
-            r#"{"egress":{"judgement":"admitted","policy":"b/out","rule":0},"ingress":{"judgement":"admitted","policy":"a/db","rule":0}}"#,
+            concat!(
+                r#"{"egress":{"judgement":"admitted","policy":"b/out","rule":0},"#,
+                r#""ingress":{"judgement":"admitted","policy":"a/db","rule":0}}"#,
+            ),
         ),
         (
             judged((Subject::Remote(remote), "2001:db8::a1"), server, 81),

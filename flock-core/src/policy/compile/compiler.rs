@@ -147,8 +147,8 @@ fn changed<'a>(
         };
         let left = if order.is_le() { was.next() } else { None };
         let right = if order.is_ge() { is.next() } else { None };
-        let same = matches!((left, right), (Some((_, left)), Some((_, right))) if Arc::ptr_eq(left, right) || left == right);
-        if !same {
+        // Compares by pointer first.
+        if left != right {
             old.extend(left.map(|(_, pod)| &**pod));
             new.extend(right.map(|(_, pod)| &**pod));
         }
