@@ -56,7 +56,7 @@ fn shown(rules: &Ruleset) -> Vec<String> {
 
 #[test]
 fn rules_of_one_peer_are_one_for_each_protocol() {
-    let cases: [(&[PolicyRule], &[&str]); 6] = [
+    let cases: [(&[PolicyRule], &[&str]); 7] = [
         (&[], &[]),
         (&[rule(&[], &["443/tcp", "80/tcp", "81-90/tcp", "85-95/tcp"])], &["any Tcp 80-95,443-443"]),
         (&[rule(&[], &["80/tcp", "80/udp", "tcp", "81/tcp"])], &["any Tcp", "any Udp 80-80"]),
@@ -66,6 +66,7 @@ fn rules_of_one_peer_are_one_for_each_protocol() {
             &["{2001:db8::a2} Tcp 80-81"],
         ),
         (&[rule(&[pods(&["app=db"])], &["80/tcp"]), rule(&[pods(&["app=db"])], &[])], &["{2001:db8::a2}"]),
+        (&[rule(&[pods(&["app=db"])], &[]), rule(&[pods(&["app=db"])], &["80/tcp"])], &["{2001:db8::a2}"]),
     ];
     for (rules, expected) in cases {
         assert_eq!(shown(&admitting(rules)), expected, "{rules:?}");

@@ -185,9 +185,9 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
 }
 
 fn rule() -> impl Strategy<Value = PolicyRule> {
-    let few = || prop_oneof![1 => Just(0..1_usize), 9 => Just(1..3)];
-    let peers = few().prop_flat_map(|count| vec(peer(), count));
-    let ports = few().prop_flat_map(|count| vec(port(), count));
+    let few = |none| prop_oneof![none => Just(0..1_usize), 9 => Just(1..3)];
+    let peers = few(1).prop_flat_map(|count| vec(peer(), count));
+    let ports = few(3).prop_flat_map(|count| vec(port(), count));
     (peers, ports).prop_map(|(peers, ports)| PolicyRule { peers, ports })
 }
 
@@ -195,7 +195,10 @@ fn peer() -> impl Strategy<Value = PolicyPeer> {
     let namespaces = || selector(&["team", NAMESPACE_NAME]);
     let pods = || selector(&["k", "l"]);
     let of = |namespaces, pods| PolicyPeer::Pods { namespaces, pods };
+    // One that many rules have, for different ports.
+    let common = of(None, Some(LabelSelector::default()));
     prop_oneof![
+        2 => Just(common),
         2 => pods().prop_map(move |pods| of(None, Some(pods))),
         1 => namespaces().prop_map(move |namespaces| of(Some(namespaces), None)),
         2 => (namespaces(), pods()).prop_map(move |(namespaces, pods)| of(Some(namespaces), Some(pods))),
