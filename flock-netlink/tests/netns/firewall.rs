@@ -1,3 +1,8 @@
-//! The packet filter.
+//! The packet filter: the contract of its port, and what it does to real packets.
 
+mod bench;
 mod contract;
+mod flows;
+mod frame;
+mod judged;
+mod spoofed;

@@ -1,8 +1,7 @@
 //! The laws every implementation of the port keeps, on the kernel.
 
-use std::io::Write;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use async_trait::async_trait;
 use flock_core::ids::IfName;
@@ -11,6 +10,7 @@ use flock_core::testing::contract::firewall::{FirewallWorld, Law};
 use flock_core::testing::require;
 use flock_netlink::KernelFirewall;
 
+use super::bench::nft;
 use crate::world::on_node;
 
 struct Node(KernelFirewall);
@@ -23,13 +23,6 @@ fn run(law: Law) {
 }
 
 flock_core::firewall_contract!(run);
-
-/// What somebody else does.
-pub(crate) fn nft(commands: &str) {
-    let mut nft = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    nft.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
-    assert!(nft.wait().unwrap().success(), "{commands}");
-}
 
 #[async_trait(?Send)]
 impl FirewallWorld for Node {
