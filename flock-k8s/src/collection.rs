@@ -8,6 +8,9 @@ use crate::object::Kind;
 /// What is kept of objects, by name.
 pub(crate) type Objects<K> = BTreeMap<<K as Kind>::Key, Arc<<K as Kind>::View>>;
 
+/// An object that is kept.
+type Kept<K> = (<K as Kind>::Key, Arc<<K as Kind>::View>);
+
 /// What an object has become: what is kept of it, `None` where nothing is, or why it cannot be understood.
 pub(crate) type Seen<K> = Result<Option<<K as Kind>::View>, String>;
 
@@ -114,11 +117,7 @@ impl<K: Kind> Collection<K> {
     }
 
     /// What is kept of an object from now on, and what is wrong with it.
-    fn understand(
-        &mut self,
-        name: &str,
-        object: Seen<K>,
-    ) -> (Option<(K::Key, Arc<K::View>)>, Option<String>) {
+    fn understand(&mut self, name: &str, object: Seen<K>) -> (Option<Kept<K>>, Option<String>) {
         let Some(key) = K::key(name) else { return (None, Some("the name cannot be understood".to_owned())) };
         let old = self.good.get(&key);
         match object {

@@ -1,10 +1,13 @@
 //! The API server as the cluster: watches that keep an [`Index`] up to date.
 //!
 //! ```text
-//!   NodeConfig of this node --+
-//!   pods of this node --------+--> Index --> ClusterView
-//!   NodeConfigs (pools) ------+
-//!   namespaces, on demand -----+
+//!   NodeConfig of this node ------------+
+//!   pods of this node ------------------+--> Index --> ClusterView
+//!   NodeConfigs (pools) ----------------+      |
+//!   namespaces, on demand --------------+      +-----> PolicyView
+//!   policies, on demand ----------------+
+//!   pods of other nodes, while there ---+
+//!   are policies, and namespaces, too
 //! ```
 //!
 //! How each is followed is in [`follow`](crate::follow).
@@ -23,9 +26,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::follow::{Follower, causes};
-use crate::index::{Index, Stamp, Wanted};
-use crate::object::{Namespaces, Others, Own, OwnView, Pods, Stripped};
-use crate::published::Cluster;
+use crate::index::{Index, PolicyStamp, Stamp, Wanted};
+use crate::object::{Namespaces, Others, Own, OwnView, Pods, Policies, RemotePods, Stripped};
+use crate::published::{self, Cluster};
 use crate::watched::Watched;
 
 /// How patient the source is.
@@ -77,6 +80,7 @@ pub struct KubePodSource {
 pub(crate) struct Shared {
     state: Mutex<State>,
     published: Cluster,
+    policies: published::Policies,
     wanted: watch::Sender<Wanted>,
 }
 
@@ -84,14 +88,15 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 struct State {
     index: Index,
-    shown: Option<Stamp>,
+    shown: Option<(Stamp, PolicyStamp)>,
 }
 
 impl Shared {
     fn new(index: Index) -> Self {
         let published = Cluster::new(index.readiness());
         let state = Mutex::new(State { index, shown: None });
-        let shared = Self { state, published, wanted: watch::Sender::default() };
+        let policies = published::Policies::new(());
+        let shared = Self { state, published, policies, wanted: watch::Sender::default() };
         shared.change(|_| ());
         shared
     }
@@ -112,11 +117,15 @@ impl Shared {
         let State { index, shown } = &mut *state;
         edit(index);
         index.settle();
-        let stamp = Some(index.stamp());
-        if std::mem::replace(shown, stamp) != stamp {
+        let stamps = (index.stamp(), index.policy_stamp());
+        let before = shown.replace(stamps);
+        if before.is_none_or(|before| before.0 != stamps.0) {
             for problem in self.published.publish(index.view(), index.readiness()) {
                 tracing::warn!(problem, "object refused");
             }
+        }
+        if before.is_none_or(|before| before.1 != stamps.1) {
+            self.policies.publish(index.policies(), ());
         }
         let wanted = index.wanted();
         self.wanted.send_if_modified(|now| std::mem::replace(now, wanted) != wanted);
@@ -144,7 +153,11 @@ impl KubePodSource {
         let pods = Some(format!("spec.nodeName={node}"));
         watches.spawn(follower.clone().follow::<Pods>(pods));
         watches.spawn(follower.clone().follow::<Others>(None));
-        watches.spawn(while_wanted::<Namespaces>(follower, None, |wanted| wanted.namespaces));
+        let followed = || follower.clone();
+        watches.spawn(while_wanted::<Namespaces>(followed(), None, |wanted| wanted.namespaces));
+        watches.spawn(while_wanted::<Policies>(followed(), None, |wanted| wanted.policies));
+        let elsewhere = Some(format!("spec.nodeName!={node}"));
+        watches.spawn(while_wanted::<RemotePods>(followed(), elsewhere, |wanted| wanted.remote_pods));
         watches.spawn(first_lists(Arc::clone(&shared), timing.first));
         Self { shared, client, timing, _watches: watches }
     }
@@ -169,11 +182,11 @@ impl PodSource for KubePodSource {
     }
 
     fn policies(&self) -> Arc<PolicyView> {
-        Arc::new(PolicyView { complete: true, ..PolicyView::default() })
+        self.shared.policies.snapshot()
     }
 
-    async fn policies_changed(&self, _: Revision) -> Revision {
-        std::future::pending().await
+    async fn policies_changed(&self, seen: Revision) -> Revision {
+        self.shared.policies.changed(seen).await
     }
 
     fn demand(&self, demand: Demand) {

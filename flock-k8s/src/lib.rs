@@ -13,6 +13,7 @@ mod informer;
 mod manifests;
 mod object;
 mod pause;
+mod pool;
 mod published;
 mod status;
 #[cfg(feature = "test-util")]

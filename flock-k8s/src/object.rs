@@ -22,6 +22,10 @@ use crate::collection::Seen;
 use crate::convert::api_pod_view;
 use crate::manifests::decode;
 
+mod policy;
+
+pub(crate) use self::policy::{Policies, RemotePods};
+
 /// What identifies a kind to the API server, and what of an object of it is kept.
 pub(crate) trait Kind: Debug + Clone + Send + Sync + 'static {
     /// What is kept.

@@ -191,7 +191,7 @@ impl FakeApiServer {
         self.shared.news.notify_all();
     }
 
-    /// Field selectors select everything from now on.
+    /// Field selectors that say what to select select everything from now on; those that say what not to do not.
     pub fn ignore_selectors(&self) {
         self.shared.state().selective = false;
     }

@@ -8,7 +8,7 @@ use flock_core::ports::{ClusterView, Demand};
 
 use crate::collection::Collection;
 use crate::index::Index;
-use crate::object::{Kind, Namespaces, Others, Own, Pods};
+use crate::object::{Kind, Namespaces, Others, Own, Pods, Policies, RemotePods};
 
 /// A kind that is watched.
 pub(crate) trait Watched: Kind {
@@ -133,5 +133,29 @@ impl Watched for Others {
     /// The index shows the pools: it has read the prefixes, and knows which are foreign.
     fn in_cluster(_: Demand) -> bool {
         true
+    }
+}
+
+impl Watched for Policies {
+    const IN_POLICIES: bool = true;
+
+    fn place(index: &mut Index) -> &mut Collection<Self> {
+        &mut index.policies
+    }
+
+    fn join_policies(policies: &Collection<Self>, view: &mut PolicyView) {
+        view.policies = Arc::clone(policies.objects());
+    }
+}
+
+impl Watched for RemotePods {
+    const IN_POLICIES: bool = true;
+
+    fn place(index: &mut Index) -> &mut Collection<Self> {
+        &mut index.remote_pods
+    }
+
+    fn join_policies(pods: &Collection<Self>, view: &mut PolicyView) {
+        view.pods = Arc::clone(pods.objects());
     }
 }

@@ -74,7 +74,8 @@ fn list(state: &mut State, plural: &str, request: &Request) -> (u16, Value) {
             None => return (410, status(410, "the continue token is too old")),
         },
         None => {
-            let selector = request.query.get("fieldSelector").filter(|_| state.selective);
+            let selector =
+                request.query.get("fieldSelector").filter(|it| state.selective || it.contains("!="));
             let mut items = state.store.all(plural);
             items.retain(|object| selected(object, selector));
             (state.store.version, items)
@@ -177,7 +178,7 @@ pub(super) fn watch(
     }
     connection.begin()?;
     let mut state = shared.state();
-    let selector = query("fieldSelector").filter(|_| state.selective);
+    let selector = query("fieldSelector").filter(|it| state.selective || it.contains("!="));
     let mut bookmarks = state.bookmarks;
     state.watch += 1;
     let watch = state.watch;

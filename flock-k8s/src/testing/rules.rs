@@ -78,6 +78,7 @@ impl Target {
             ("", "/api/v1/"),
             ("flock.fritzlab.net", "/apis/flock.fritzlab.net/v1alpha1/"),
             ("events.k8s.io", "/apis/events.k8s.io/v1/"),
+            ("networking.k8s.io", "/apis/networking.k8s.io/v1/"),
         ]
         .into_iter()
         .find_map(|(group, prefix)| Some((group, path.strip_prefix(prefix)?)))?;

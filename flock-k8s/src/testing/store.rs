@@ -38,6 +38,7 @@ impl Store {
             "NodeConfig" => "nodeconfigs",
             "Node" => "nodes",
             "Event" => "events",
+            "NetworkPolicy" => "networkpolicies",
             kind => panic!("no such kind: {kind}"),
         };
         self.version += 1;
@@ -89,11 +90,12 @@ fn key(plural: &str, namespace: Option<&str>, name: &str) -> Key {
     (plural.to_owned(), namespace.unwrap_or_default().to_owned(), name.to_owned())
 }
 
-/// Whether an object is selected by `metadata.name=a,spec.nodeName=b`.
+/// Whether an object is selected by `metadata.name=a,spec.nodeName!=b`.
 pub(super) fn selected(object: &Value, selector: Option<&String>) -> bool {
     selector.into_iter().flat_map(|selector| selector.split(',')).all(|part| {
         let (field, value) = part.split_once('=').unwrap();
+        let (field, wanted) = field.strip_suffix('!').map_or((field, true), |field| (field, false));
         let pointer = format!("/{}", field.replace('.', "/"));
-        object.pointer(&pointer).and_then(Value::as_str).unwrap_or_default() == value
+        (object.pointer(&pointer).and_then(Value::as_str).unwrap_or_default() == value) == wanted
     })
 }

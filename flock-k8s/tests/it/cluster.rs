@@ -8,6 +8,7 @@ use flock_core::ids::PodKey;
 use flock_core::policy::{Labels, PolicyKey};
 use flock_core::ports::{ClusterView, NodeConfigView, PodSource, PodView, Readiness};
 use flock_core::selector::LabelSelectorSpec;
+use flock_core::testing::contract::pod_policies::pod_policies;
 use flock_core::testing::contract::pod_source::{PodSourceBench, pod_source};
 use flock_k8s::testing::FakeApiServer;
 use flock_k8s::{KubePodSource, SILENCE, Timing, connect};
@@ -144,6 +145,11 @@ async fn kube_pod_source_keeps_the_contract() {
         cluster
     }))
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kube_pod_source_keeps_the_contract_of_policies() {
+    soon(pod_policies(async || Cluster::new().await)).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod cluster;
+mod cluster_policies;
 mod contract;
 mod directory;
 mod events;

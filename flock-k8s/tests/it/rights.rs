@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flock_core::policy::PolicyKey;
 use flock_core::ports::{Condition, Demand, NodeStatus, PodEvent, PodSource, StatusSink};
+use flock_core::selector::LabelSelectorSpec;
 use flock_k8s::testing::{Access, FakeApiServer, allowed};
 use flock_k8s::{KubeStatus, Pace, SILENCE};
 use serde_json::json;
 
-use crate::bench::{key, node, soon};
+use crate::bench::{key, node, policy_of, soon};
 use crate::cluster::{Cluster, client, node_config, pod};
 
 fn used(api: &FakeApiServer) -> BTreeSet<Access> {
@@ -19,12 +21,14 @@ fn used(api: &FakeApiServer) -> BTreeSet<Access> {
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_that_is_allowed_is_used_and_nothing_else() {
     let cluster = Cluster::new().await;
-    cluster.source.demand(Demand { namespaces: true, ..Demand::default() });
+    cluster.source.demand(Demand { namespaces: true, policies: true });
+    let deny = PolicyKey { namespace: "default".to_owned(), name: "deny".to_owned() };
+    cluster.api.put(policy_of(&deny, &LabelSelectorSpec::default()));
     cluster.api.put(node_config("node-a", &json!({"bgp": {"asn": 65101}})));
     cluster.api.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}}));
     cluster.api.put(pod("web"));
     cluster.until(|view| view.node_config.is_some()).await;
-    cluster.api.eventually("namespaces are watched, too", |api| api.watching() == 4);
+    cluster.api.eventually("all is watched", |api| api.watching() == 6);
     soon(cluster.source.pod(&key("web"))).await.unwrap().unwrap();
 
     let pace = Pace { quiet: Duration::ZERO, ..Pace::default() };
