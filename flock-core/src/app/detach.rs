@@ -17,7 +17,9 @@ impl Node {
         let released = {
             let mut state = self.state();
             let released = state.ipam.release(guard.attachment(), now);
-            released.iter().for_each(|released| state.free(released));
+            if let Some(released) = &released {
+                state.free(released);
+            }
             released
         };
         if released.is_some() {

@@ -145,7 +145,7 @@ fn enforced(
         .filter(|address| !link.sources.contains(address))
         .map(|address| address.to_string())
         .collect();
-    let mut words = match (link.shut, link.chains.is_empty()) {
+    let words = match (link.shut, link.chains.is_empty()) {
         (true, _) => "shut: nothing passes but from and to its own node".to_owned(),
         (false, true) => "everything passes, from its own addresses".to_owned(),
         (false, false) => {
@@ -156,10 +156,11 @@ fn enforced(
             link.chains.iter().map(judged).collect::<Vec<_>>().join(", ")
         }
     };
-    if !missing.is_empty() {
-        words.push_str(&format!("; what it sends from {} is dropped", missing.join(" ")));
+    if missing.is_empty() {
+        words
+    } else {
+        format!("{words}; what it sends from {} is dropped", missing.join(" "))
     }
-    words
 }
 
 fn selecting_of(pod: Option<&LocalPod>, view: &PolicyView) -> Vec<SelectingPolicy> {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::{Node, State};
 use crate::eligibility::pod_of;
+use crate::ids::IfName;
 use crate::ipam::Allocation;
 use crate::policy::{
     ChainId, Compiler, Guard, LocalIdentity, LocalPod, Place, PodRules, Ruleset, Shut, Stamp, Update, guard,
@@ -17,6 +18,8 @@ pub(super) struct Table {
     /// It does not hold that any more, or is not there: everything has to be written.
     lost: bool,
     stamp: Stamp,
+    /// A pod that was open was shut by an ADD: its flows have to be judged again.
+    narrowed: bool,
     /// As last seen.
     seen: Fingerprint,
     /// Remembers what it compiled, so that a change costs what changed.
@@ -31,6 +34,7 @@ impl Default for Table {
         Self {
             rules: None,
             lost: false,
+            narrowed: false,
             stamp: Stamp::LAST,
             seen: Fingerprint::default(),
             compiler: Compiler::default(),
@@ -148,6 +152,7 @@ impl Node {
             }
             outcome => outcome?,
         }
+        table.narrowed |= guard.shut && table.knows(&guard.link);
         if let Some(rules) = &mut table.rules {
             guard.apply(rules);
         }
@@ -266,6 +271,7 @@ impl Table {
         self.stamp = stamp;
         self.rules = Some(wanted);
         self.lost = false;
+        self.narrowed = false;
         self.seen = firewall.fingerprint().await?;
         Ok(())
     }
@@ -284,7 +290,7 @@ impl Table {
         if update.is_empty() {
             return Ok(FirewallSynced::Unchanged);
         }
-        if update.judging.is_some() || wanted.judging && update.narrows() {
+        if update.judging.is_some() || wanted.judging && (update.narrows() || self.narrowed) {
             let stamp = self.next_stamp(firewall).await?;
             if wanted.judging {
                 update = update.judging_again(stamp);
@@ -294,6 +300,7 @@ impl Table {
         match firewall.update(&update).await {
             Ok(()) => {
                 self.rules = Some(wanted.clone());
+                self.narrowed = false;
                 Ok(FirewallSynced::Updated(update))
             }
             Err(error @ (FirewallError::Refused(_) | FirewallError::Program { .. })) => Err(error),
@@ -331,6 +338,10 @@ impl Table {
             }
         }
         Ok(())
+    }
+
+    fn knows(&self, link: &IfName) -> bool {
+        self.rules.as_ref().is_some_and(|rules| rules.pods.contains_key(link))
     }
 
     /// What of a guard is still to be done: a pod that is judged or shut already stays so.

@@ -79,7 +79,7 @@ pub struct ObservedLink {
 pub struct Digest {
     /// How many there are.
     pub count: u64,
-    /// The sum of [`Digest::of`] each, modulo 2^64.
+    /// The sum of [`Digest::add`] each, modulo 2^64.
     pub sum: u64,
 }
 

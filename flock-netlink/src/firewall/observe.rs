@@ -195,10 +195,12 @@ pub(super) fn links(socket: &mut Socket) -> Result<BTreeMap<IfName, ObservedLink
     Ok(links)
 }
 
+type KeyAndChain = (Vec<u8>, Vec<u8>);
+
 /// The elements of a set: keys, and the chains their verdicts name.
-fn keys(socket: &mut Socket, set: SetName) -> Result<Vec<(Vec<u8>, Vec<u8>)>, FirewallError> {
+fn keys(socket: &mut Socket, set: SetName) -> Result<Vec<KeyAndChain>, FirewallError> {
     elements(socket, &set.to_string(), |keys: &mut Vec<_>, key, chain| {
-        keys.push((key.to_vec(), chain.to_vec()))
+        keys.push((key.to_vec(), chain.to_vec()));
     })
 }
 
