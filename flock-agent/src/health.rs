@@ -121,11 +121,11 @@ impl Vitals {
     }
 
     fn saw(&mut self, part: Part, outcome: Result<(), String>, now: Instant) {
-        for (rule, sign) in RULES.iter().zip(&mut self.0).filter(|(rule, _)| rule.part == part) {
+        if let Some((rule, sign)) = RULES.iter().zip(&mut self.0).find(|(rule, _)| rule.part == part) {
             if rule.turns || outcome.is_ok() {
                 sign.alive = now;
             }
-            sign.last = Some(outcome.clone());
+            sign.last = Some(outcome);
         }
     }
 

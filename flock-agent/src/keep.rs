@@ -48,13 +48,14 @@ impl Keep {
             wakes.arm();
             let outcome = pass(woken).await;
             if let Some(part) = self.part {
-                health.saw(part, outcome.as_ref().map(|()| ()).map_err(ToString::to_string));
+                health.saw(part, outcome.as_ref().copied().map_err(ToString::to_string));
             }
             if let Some(error) = failure.news(&outcome) {
                 let (op, (level, failing)) = (self.op, self.failing);
-                match level {
-                    Level::ERROR => tracing::error!(op, error, "{failing}"),
-                    _ => tracing::warn!(op, error, "{failing}"),
+                if level == Level::ERROR {
+                    tracing::error!(op, error, "{failing}");
+                } else {
+                    tracing::warn!(op, error, "{failing}");
                 }
             }
             let pause = match outcome {
@@ -89,7 +90,7 @@ impl Wakes for () {
     fn arm(&mut self) {}
 
     async fn woken(&mut self) {
-        pending().await
+        pending::<()>().await;
     }
 }
 
@@ -102,7 +103,7 @@ impl Wakes for watch::Receiver<u64> {
     async fn woken(&mut self) {
         // Who would tell is gone; the loop goes on by its tick until it is stopped too.
         if self.changed().await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     }
 }
@@ -196,12 +197,8 @@ mod tests {
 
     use super::*;
 
-    const KEEP: Keep = Keep {
-        op: "test",
-        failing: (Level::ERROR, "it fails"),
-        part: None,
-        every: Duration::from_secs(3600),
-    };
+    const KEEP: Keep =
+        Keep { op: "test", failing: (Level::ERROR, "it fails"), part: None, every: Duration::from_hours(1) };
 
     /// Runs until `passes` have been made; what was between them, in milliseconds of the paused clock.
     async fn pauses(keep: Keep, passes: usize, outcome: fn(usize) -> Result<(), &'static str>) -> Vec<u128> {
@@ -248,7 +245,7 @@ mod tests {
             std::future::ready(Ok::<(), &str>(()))
         };
         let running = KEEP.run(Arc::new(Health::new()), wakes, |_| Retry::Later, pass);
-        let _ = tokio::time::timeout(Duration::from_secs(60), running).await;
+        let _ = tokio::time::timeout(Duration::from_mins(1), running).await;
         assert_eq!(*made.lock().unwrap(), 2);
     }
 }
