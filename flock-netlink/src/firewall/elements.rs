@@ -113,3 +113,66 @@ fn put_element(element: &mut Attributes, Element { key, jump }: &Element) {
         });
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::{attributes, messages};
+
+    fn guard(shut: bool) -> Batch {
+        let sources = ["2001:db8::1", "192.0.2.1"].map(|text| text.parse().unwrap()).into();
+        Batch::guard(&Guard { link: "flock00000001".parse().unwrap(), sources, shut })
+    }
+
+    #[test]
+    fn guard_is_one_small_transaction() {
+        let Batch { messages: batch, last } = guard(true);
+        let kinds: Vec<u16> = messages(&batch.bytes).map(|message| message.kind).collect();
+        let elements = [wire::NEWSETELEM; 5];
+        assert_eq!(kinds, [[wire::BATCH_BEGIN, wire::NEWTABLE].as_slice(), &elements].concat());
+        let sequence: Vec<u32> = messages(&batch.bytes).map(|message| message.sequence).collect();
+        assert_eq!(sequence, (0..7).collect::<Vec<_>>());
+        assert!(batch.bytes.len() < 600, "{}", batch.bytes.len());
+        assert!(last.is_some_and(|at| at < batch.bytes.len()));
+        assert_eq!(messages(&guard(false).messages.bytes).count(), 4);
+    }
+
+    #[test]
+    fn element_is_laid_out_as_the_kernel_reads_it() {
+        let guarded = guard(false);
+        let message = messages(&guarded.messages.bytes).nth(3).unwrap();
+        let expected = [
+            // inet, version 0
+            &[1, 0, 0, 0][..],
+            &[10, 0, 1, 0],
+            b"flock\0\0\0",
+            &[9, 0, 2, 0],
+            b"src4\0\0\0\0",
+            // elements, element, key, value
+            &[36, 0, 3, 0x80],
+            &[32, 0, 1, 0x80],
+            &[28, 0, 1, 0x80],
+            &[24, 0, 1, 0],
+            b"flock00000001\0\0\0",
+            &[192, 0, 2, 1],
+        ];
+        if cfg!(target_endian = "little") {
+            assert_eq!(message.payload, expected.concat());
+        }
+    }
+
+    #[test]
+    fn many_elements_are_split_into_messages_that_fit() {
+        let address = |n: u128| std::net::Ipv6Addr::from(0x2001_0db8 << 96 | n);
+        let elements =
+            (0..5000).map(|n| Element { key: render::Key::Address(address(n).into()), jump: None }).collect();
+        let set = SetName::Peers6(flock_core::policy::PeerId(1));
+        let batch = Batch::of(vec![ElementChange { verb: Verb::Remove, set, elements }]);
+        let parts: Vec<usize> =
+            messages(&batch.messages.bytes).skip(2).map(|part| part.payload.len()).collect();
+        assert!(parts.len() > 3 && parts.iter().all(|length| *length < MESSAGE + 200), "{parts:?}");
+        let lists = messages(&batch.messages.bytes).flat_map(|part| attributes(part.payload, 4));
+        let lists = lists.filter(|(kind, _)| *kind == wire::ELEMENTS);
+        assert_eq!(lists.map(|(_, list)| attributes(list, 0).count()).sum::<usize>(), 5000);
+    }
+}

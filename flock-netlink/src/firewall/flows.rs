@@ -42,16 +42,19 @@ struct Flow {
 
 /// Deletes the flows from and to these addresses, before and after translation; returns how many there were.
 pub(super) fn forget(addresses: &BTreeSet<IpAddr>) -> Result<usize, FirewallError> {
-    let is_one = |message: &Message<'_>| {
-        attributes(message.payload, HEADER)
-            .filter(|(kind, _)| matches!(*kind, TUPLE_ORIGINAL | TUPLE_REPLY))
-            .flat_map(|(_, tuple)| attributes(tuple, 0).filter(|(kind, _)| *kind == TUPLE_IP))
-            .flat_map(|(_, ends)| attributes(ends, 0))
-            .any(|(_, address)| ip(address).is_some_and(|address| addresses.contains(&address)))
-    };
+    let is_one = |message: &Message<'_>| ends(message.payload).any(|address| addresses.contains(&address));
     let families = [(AF_INET6, true), (AF_INET, false)];
     let asked = families.iter().filter(|(_, six)| addresses.iter().any(|address| address.is_ipv6() == *six));
     each(asked.map(|(family, _)| *family), "forget flows", is_one, |_| DELETE)
+}
+
+/// The addresses of a flow, before and after translation.
+fn ends(payload: &[u8]) -> impl Iterator<Item = IpAddr> {
+    attributes(payload, HEADER)
+        .filter(|(kind, _)| matches!(*kind, TUPLE_ORIGINAL | TUPLE_REPLY))
+        .flat_map(|(_, tuple)| attributes(tuple, 0).filter(|(kind, _)| *kind == TUPLE_IP))
+        .flat_map(|(_, ends)| attributes(ends, 0))
+        .filter_map(|(_, address)| ip(address))
 }
 
 /// Takes the stamp off flows that have another one than `current`.
@@ -141,5 +144,28 @@ fn nothing_is_tracked() -> bool {
         Ok(count) => count.trim() == "0",
         // Tracking is not even loaded.
         Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_flow_is_too_odd_to_be_read(payload: Vec<u8>, inner: Vec<u8>) {
+            let mut wire = Messages::default();
+            wire.push(Head { kind: NEW, flags: 0, family: AF_INET, resource: 0 }, |attributes| {
+                attributes.nest(TUPLE_ORIGINAL, |tuple| tuple.nest(TUPLE_IP, |ends| ends.raw(&inner)));
+                attributes.put(ID, &payload);
+            });
+            for payload in [payload.as_slice(), wire.bytes.get(16..).unwrap_or_default()] {
+                let message = Message { kind: NEW, flags: 0, sequence: 0, payload };
+                prop_assert!(ends(payload).count() <= payload.len());
+                Flow::read(&message).write(&mut wire::Attributes::default());
+            }
+        }
     }
 }

@@ -135,20 +135,23 @@ fn elements<T: Default>(
         request.name(wire::ELEMENTS_SET, set);
     };
     socket.dump("list the elements of a set", head(wire::GETSETELEM), of_set, |message, found: &mut T| {
-        if message.kind != wire::NEWSETELEM {
-            return;
-        }
-        let list = attribute(message.payload, HEADER, wire::ELEMENTS).unwrap_or_default();
-        for (_, element) in attributes(list, 0).filter(|(kind, _)| *kind == wire::LIST_ELEM) {
-            let key = attribute(element, 0, wire::ELEMENT_KEY);
-            let key = key.and_then(|key| attribute(key, 0, wire::DATA_VALUE)).unwrap_or_default();
-            let data = attribute(element, 0, wire::ELEMENT_DATA);
-            let verdict = data.and_then(|data| attribute(data, 0, wire::DATA_VERDICT));
-            let chain = verdict.and_then(|verdict| attribute(verdict, 0, wire::VERDICT_CHAIN));
-            let chain = chain.map(|chain| chain.strip_suffix(&[0]).unwrap_or(chain)).unwrap_or_default();
-            each(found, key, chain);
+        if message.kind == wire::NEWSETELEM {
+            read_elements(message.payload, |key, chain| each(found, key, chain));
         }
     })
+}
+
+fn read_elements(payload: &[u8], mut each: impl FnMut(&[u8], &[u8])) {
+    let list = attribute(payload, HEADER, wire::ELEMENTS).unwrap_or_default();
+    for (_, element) in attributes(list, 0).filter(|(kind, _)| *kind == wire::LIST_ELEM) {
+        let key = attribute(element, 0, wire::ELEMENT_KEY);
+        let key = key.and_then(|key| attribute(key, 0, wire::DATA_VALUE)).unwrap_or_default();
+        let data = attribute(element, 0, wire::ELEMENT_DATA);
+        let verdict = data.and_then(|data| attribute(data, 0, wire::DATA_VERDICT));
+        let chain = verdict.and_then(|verdict| attribute(verdict, 0, wire::VERDICT_CHAIN));
+        let chain = chain.map(|chain| chain.strip_suffix(&[0]).unwrap_or(chain)).unwrap_or_default();
+        each(key, chain);
+    }
 }
 
 fn digest(socket: &mut Socket, set: &str) -> Result<Digest, FirewallError> {
@@ -229,13 +232,7 @@ pub(super) fn counters(socket: &mut Socket) -> Result<Counters, FirewallError> {
     };
     let found =
         socket.dump("read the counters", head(wire::GETOBJ), filter, |message, found: &mut Vec<_>| {
-            if !is_ours(message, wire::NEWOBJ) {
-                return;
-            }
-            let name = attribute(message.payload, HEADER, 2).and_then(text);
-            let data = attribute(message.payload, HEADER, 4);
-            let packets = data.and_then(|data| attribute(data, 0, 2)).and_then(be64);
-            found.extend(name.map(str::to_owned).zip(packets));
+            found.extend(read_counter(message));
         })?;
     if found.is_empty() {
         return Err(FirewallError::Missing);
@@ -253,4 +250,39 @@ pub(super) fn counters(socket: &mut Socket) -> Result<Counters, FirewallError> {
         *counter = packets;
     }
     Ok(counters)
+}
+
+fn read_counter(message: &Message<'_>) -> Option<(String, u64)> {
+    let counter = is_ours(message, wire::NEWOBJ).then_some(message.payload)?;
+    let name = attribute(counter, HEADER, 2).and_then(text)?;
+    let packets = attribute(counter, HEADER, 4).and_then(|data| attribute(data, 0, 2)).and_then(be64)?;
+    Some((name.to_owned(), packets))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_answer_is_too_odd_to_be_read(payload: Vec<u8>, inet: bool, cut in 0..200_usize) {
+            // Also what begins like an answer and ends anywhere.
+            let mut wire = wire::Messages::default();
+            wire.push(head(wire::NEWOBJ), |attributes| {
+                attributes.name(1, TABLE);
+                attributes.name(2, "spoofed");
+                attributes.nest(4, |data| data.put(2, &payload));
+                attributes.nest(wire::ELEMENTS, |list| list.nest(wire::LIST_ELEM, |one| one.raw(&payload)));
+            });
+            let begun = wire.bytes.get(16..).unwrap_or_default();
+            let begun = begun.get(..begun.len().min(cut)).unwrap_or_default();
+            for payload in [payload.as_slice(), if inet { begun } else { &[] }] {
+                let message = Message { kind: wire::NEWOBJ, flags: 0, sequence: 0, payload };
+                let _ = read_counter(&message);
+                read_elements(payload, |key, chain| Digest::default().add(key, chain));
+            }
+        }
+    }
 }

@@ -78,7 +78,7 @@ pub(crate) fn on_bench(test: impl AsyncFnOnce(&mut Bench<'_>) + Send + 'static) 
     on_node(async move |world| {
         world.kernel.prepare_node().await.unwrap();
         let (netns, gateway) = (world.new_netns(), [0; 6]);
-        cable(&netns).await;
+        cable(&netns);
         let mut bench = Bench {
             world,
             firewall: KernelFirewall::new().unwrap(),
@@ -93,7 +93,7 @@ pub(crate) fn on_bench(test: impl AsyncFnOnce(&mut Bench<'_>) + Send + 'static) 
 }
 
 /// Connects the machine outside to the node.
-async fn cable(netns: &NetnsPath) {
+fn cable(netns: &NetnsPath) {
     let far = std::fs::File::open(netns.as_path()).unwrap();
     edit(None, async |handle| {
         use std::os::fd::AsRawFd;

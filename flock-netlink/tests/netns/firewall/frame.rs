@@ -69,8 +69,8 @@ pub(crate) fn datagram(source: IpAddr, target: IpAddr, port: u16, text: &[u8]) -
 /// A pod sends a packet, straight onto its link to the node.
 pub(crate) fn send(pod: &Host, packet: &[u8]) {
     inside(pod.netns.as_ref(), || {
-        let link = getifaddrs().unwrap().filter(|found| found.interface_name == "eth0");
-        let link = link.filter_map(|found| found.address?.as_link_addr().copied()).next().unwrap();
+        let mut link = getifaddrs().unwrap().filter(|found| found.interface_name == "eth0");
+        let link = link.find_map(|found| found.address?.as_link_addr().copied()).unwrap();
         let kind: [u8; 2] = if packet[0] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
         let frame = [pod.gateway.as_slice(), &link.addr().unwrap(), &kind, packet].concat();
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
