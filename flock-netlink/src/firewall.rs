@@ -4,6 +4,7 @@
 //!   guard, fingerprint, elements ---- thread flock-firewall: its socket          worker, elements
 //!   replace, rules ---- one at a time: thread: nft -f -                          nft
 //!   observe, counters ---- thread: dumps                                         observe
+//!   read, links ---- thread: dumps, and rules made of them                       read
 //!   forget, forget_stamps ---- thread: dump of the tracked flows                 flows
 //!                       \------------ socket, wire: netlink itself
 //! ```
@@ -15,6 +16,7 @@ mod elements;
 mod flows;
 mod nft;
 mod observe;
+mod read;
 mod socket;
 mod wire;
 mod worker;
@@ -102,7 +104,15 @@ impl Firewall for KernelFirewall {
 
     async fn update(&self, update: &Update) -> Result<(), FirewallError> {
         let changes = match render::update(update) {
-            Rendered::Script(text) => return self.script(move || text, true).await,
+            Rendered::Scripts { prepare, switch } => {
+                if let Some(prepare) = prepare {
+                    self.script(move || prepare, true).await?;
+                }
+                if switch.is_empty() {
+                    return Ok(());
+                }
+                return self.script(move || switch, true).await;
+            }
             Rendered::Elements(changes) if changes.is_empty() => return Ok(()),
             Rendered::Elements(changes) => changes,
         };
@@ -156,8 +166,12 @@ impl Firewall for KernelFirewall {
         self.worker.aside(|| observe::observe(&mut Socket::open()?)).await
     }
 
+    async fn read(&self) -> Result<Option<(Ruleset, Option<Stamp>)>, FirewallError> {
+        self.worker.aside(|| read::read(&mut Socket::open()?)).await
+    }
+
     async fn links(&self) -> Result<BTreeMap<IfName, ObservedLink>, FirewallError> {
-        self.worker.aside(|| observe::links(&mut Socket::open()?)).await
+        self.worker.aside(|| read::links(&mut Socket::open()?)).await
     }
 
     async fn counters(&self) -> Result<Counters, FirewallError> {

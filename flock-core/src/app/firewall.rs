@@ -5,16 +5,19 @@ use super::{Node, State};
 use crate::eligibility::pod_of;
 use crate::ids::IfName;
 use crate::ipam::Allocation;
+use crate::policy::render::ChainName;
 use crate::policy::{
     ChainId, Compiler, Guard, LocalIdentity, LocalPod, Place, PodRules, Ruleset, Shut, Stamp, Update, guard,
 };
-use crate::ports::{ClusterView, Fingerprint, Firewall, FirewallError};
+use crate::ports::{ClusterView, Fingerprint, Firewall, FirewallError, Observed};
 
 /// What flock knows of the table in the kernel. Whoever changes the table holds it: one writer at a time.
 #[derive(Debug)]
 pub(super) struct Table {
     /// What it was last made to hold; `None`: what an earlier run wrote is in force.
     rules: Option<Ruleset>,
+    /// Those were read from the kernel at the start: nobody knows what its chains are.
+    read_back: bool,
     /// It does not hold that any more, or is not there: everything has to be written.
     lost: bool,
     stamp: Stamp,
@@ -33,6 +36,7 @@ impl Default for Table {
         // Flows may carry any stamp of an earlier table: after the last number they lose them.
         Self {
             rules: None,
+            read_back: false,
             lost: false,
             narrowed: false,
             stamp: Stamp::LAST,
@@ -41,6 +45,13 @@ impl Default for Table {
             failed: BTreeSet::new(),
         }
     }
+}
+
+/// What the table has to hold.
+struct Wanted {
+    rules: Ruleset,
+    /// It is what policies ask for, and not what was in force before.
+    compiled: bool,
 }
 
 /// What a pass over the firewall did.
@@ -62,15 +73,20 @@ impl Node {
     pub(super) async fn start_firewall(&self) -> Result<(), FirewallError> {
         let Some(firewall) = &self.ports.firewall else { return Ok(()) };
         let mut table = self.table.lock().await;
-        let observed = firewall.observe().await?;
-        if let Some(stamp) = observed.as_ref().and_then(|observed| observed.stamp) {
-            table.stamp = stamp;
-            table.seen = firewall.fingerprint().await?;
+        let Some((rules, stamp)) = firewall.read().await? else {
+            return table.replace(&**firewall, self.alike(&Place::Shut(Shut::Starting))).await;
+        };
+        table.seen = firewall.fingerprint().await?;
+        table.stamp = stamp.unwrap_or(table.stamp);
+        // The table of another version stays in force too, but it cannot be changed, only replaced.
+        let is_like_ours = is_like(&rules.as_observed(stamp), firewall.observe().await?.as_ref());
+        table.rules = is_like_ours.then_some(rules);
+        table.read_back = true;
+        if stamp.is_some() {
             return Ok(());
         }
-        // Where no flow was judged nothing was refused either, and the links that are there stay as they are.
-        let place = if observed.is_some() { Place::Open } else { Place::Shut(Shut::Starting) };
-        table.replace(&**firewall, self.alike(&place)).await
+        // Where no flow was judged nothing was refused either: the links that are there stay open, and new ones can be shut.
+        table.write(&**firewall, &self.alike(&Place::Open)).await.map(drop)
     }
 
     /// The same for all pods, while policies are not known.
@@ -97,8 +113,15 @@ impl Node {
         table: &mut Table,
         firewall: &dyn Firewall,
     ) -> Result<FirewallSynced, FirewallError> {
-        let Some(wanted) = self.wanted_rules(table) else { return Ok(FirewallSynced::Unchanged) };
-        match table.write(firewall, &wanted).await {
+        let Some(Wanted { rules: wanted, compiled }) = self.wanted_rules(table) else {
+            return Ok(FirewallSynced::Unchanged);
+        };
+        let outcome = table.write(firewall, &wanted).await;
+        if compiled && outcome.is_ok() && std::mem::take(&mut table.read_back) {
+            // Now that it is known what the chains should be, the next look compares them.
+            table.seen.foreign = table.seen.foreign.wrapping_sub(1);
+        }
+        match outcome {
             Err(FirewallError::Refused(reason)) => {
                 tracing::error!(
                     op = "sync_firewall",
@@ -115,20 +138,24 @@ impl Node {
     }
 
     /// What the table has to hold; `None` while what an earlier run wrote stays in force.
-    fn wanted_rules(&self, table: &mut Table) -> Option<Ruleset> {
+    fn wanted_rules(&self, table: &mut Table) -> Option<Wanted> {
         let (cluster, view) = (self.ports.pods.snapshot(), self.ports.pods.policies());
         let pods = self.local_pods(&cluster);
         if view.complete && !cluster.pods_pending {
-            return Some(without(table.compiler.compile(&view, &pods), &table.failed));
+            let rules = without(table.compiler.compile(&view, &pods), &table.failed);
+            return Some(Wanted { rules, compiled: true });
         }
         // What is in force stays so, for the pods that are there. New ones were shut by their ADD.
-        let Some(mut rules) = table.rules.clone() else {
-            return table.lost.then(|| self.alike(&Place::Shut(Shut::Starting)));
+        let known = table.rules.as_ref().filter(|_| !(table.lost && table.read_back));
+        let Some(mut rules) = known.cloned() else {
+            // What an earlier run wrote stays as it is, or is gone, and nobody knows what its chains were.
+            let rules = || self.alike(&Place::Shut(Shut::Starting));
+            return table.lost.then(|| Wanted { rules: rules(), compiled: false });
         };
         let links: BTreeSet<_> = pods.iter().map(|pod| &pod.link).collect();
         rules.pods.retain(|link, _| links.contains(link));
         rules.judging = true;
-        Some(rules)
+        Some(Wanted { rules, compiled: false })
     }
 
     /// Has the kernel ready for a pod before its link is there.
@@ -223,7 +250,8 @@ impl Node {
     }
 
     pub(super) fn local_pods(&self, cluster: &ClusterView) -> Vec<LocalPod> {
-        self.state().staying().map(|held| local_pod(held, cluster)).collect()
+        // Those that are leaving too: their links are there until the kernel has let go.
+        self.state().ipam.allocations().map(|held| local_pod(held, cluster)).collect()
     }
 }
 
@@ -288,6 +316,8 @@ impl Table {
         let (next, _) = self.stamp.next();
         let mut update = Update::between(written, wanted, next);
         if update.is_empty() {
+            // Chains of which only the names were known are known now.
+            self.rules = Some(wanted.clone());
             return Ok(FirewallSynced::Unchanged);
         }
         if update.judging.is_some() || wanted.judging && (update.narrows() || self.narrowed) {
@@ -303,7 +333,11 @@ impl Table {
                 self.narrowed = false;
                 Ok(FirewallSynced::Updated(update))
             }
-            Err(error @ (FirewallError::Refused(_) | FirewallError::Program { .. })) => Err(error),
+            // A part of it may be there already, which nothing leads to.
+            Err(error @ (FirewallError::Refused(_) | FirewallError::Program { .. })) => {
+                self.lost = true;
+                Err(error)
+            }
             // The table is not what was written: it is written anew.
             Err(error) => {
                 tracing::warn!(op = "sync_firewall", label = error.label(), %error, "the table is written anew");
@@ -352,13 +386,13 @@ impl Table {
     }
 
     /// How the table in the kernel differs from what was written, if that is known.
-    fn differs(&self, observed: Option<crate::ports::Observed>) -> Option<String> {
+    fn differs(&self, observed: Option<Observed>) -> Option<String> {
         let rules = self.rules.as_ref()?;
         let Some(observed) = observed else {
             return Some("the nftables table inet flock was removed".to_owned());
         };
         let written = rules.as_observed(rules.judging.then_some(self.stamp));
-        if observed == written {
+        if observed == written || self.read_back && is_like(&written, Some(&observed)) {
             return None;
         }
         let named = difference(&written.chains, &observed.chains)
@@ -366,6 +400,16 @@ impl Table {
             .unwrap_or_else(|| "the stamp".to_owned());
         Some(format!("{named} of the nftables table inet flock was changed by another program"))
     }
+}
+
+/// Whether a table has the form of this version: the same sets, and the same chains, whatever the rules of policies.
+fn is_like(ours: &Observed, observed: Option<&Observed>) -> bool {
+    let form = |table: &Observed| {
+        let of_policy = |name: &str| ChainName::parse(name).is_some();
+        let rules = |(name, rules): (&String, &u32)| (name.clone(), if of_policy(name) { 0 } else { *rules });
+        (table.sets.clone(), table.chains.iter().map(rules).collect::<BTreeMap<_, _>>())
+    };
+    observed.is_some_and(|observed| form(observed) == form(ours))
 }
 
 /// The first name whose content differs.

@@ -66,9 +66,9 @@ impl Update {
         };
         Self {
             pods: changes(&written.pods, &wanted.pods),
-            chains: changes(&written.chains, &wanted.chains),
+            chains: comings(&written.chains, &wanted.chains),
             peers: peers(&written.peers, &wanted.peers),
-            ports: changes(&written.ports, &wanted.ports),
+            ports: comings(&written.ports, &wanted.ports),
             judging,
         }
     }
@@ -123,6 +123,18 @@ fn changes<K: Ord + Clone, V: PartialEq + Clone>(
     };
     let gone = written.keys().filter(|key| !wanted.contains_key(key));
     wanted.keys().chain(gone).filter_map(change).collect()
+}
+
+/// The same for what never changes, since its name stands for its content.
+fn comings<K: Ord + Clone, V: Clone>(
+    written: &BTreeMap<K, V>,
+    wanted: &BTreeMap<K, V>,
+) -> BTreeMap<K, Change<V>> {
+    let gone = written.iter().filter(|(key, _)| !wanted.contains_key(key));
+    let new = wanted.iter().filter(|(key, _)| !written.contains_key(key));
+    let gone = gone.map(|(key, value)| (key.clone(), Change { before: Some(value.clone()), after: None }));
+    let new = new.map(|(key, value)| (key.clone(), Change { before: None, after: Some(value.clone()) }));
+    gone.chain(new).collect()
 }
 
 fn apply<K: Ord + Clone, V: Clone>(changes: &BTreeMap<K, Change<V>>, to: &mut BTreeMap<K, V>) {

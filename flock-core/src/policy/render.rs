@@ -97,7 +97,31 @@ impl fmt::Display for SetName {
     }
 }
 
+/// Reads what an ID prints as.
+fn id_of(text: &str) -> Option<u64> {
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let is_id = text.len() == 16 && text.bytes().all(is_hex);
+    if is_id { u64::from_str_radix(text, 16).ok() } else { None }
+}
+
 impl SetName {
+    /// Reads a name as it prints.
+    pub fn parse(name: &str) -> Option<Self> {
+        let gates = Gate::ALL.map(Self::Gate);
+        let mut fixed = Self::ALWAYS.into_iter().chain(gates);
+        if let Some(fixed) = fixed.find(|set| set.to_string() == name) {
+            return Some(fixed);
+        }
+        let (kind, id) = name.split_once('_')?;
+        let id = id_of(id)?;
+        match kind {
+            "t" => Some(Self::Ports(PortsId(id))),
+            "p6" => Some(Self::Peers6(PeerId(id))),
+            "p4" => Some(Self::Peers4(PeerId(id))),
+            _ => None,
+        }
+    }
+
     /// The same for both families, IPv6 first.
     const fn peers(id: PeerId) -> [Self; 2] {
         [Self::Peers6(id), Self::Peers4(id)]
@@ -152,6 +176,19 @@ pub struct ChainName {
     pub direction: Direction,
     /// The rest.
     pub id: ChainId,
+}
+
+impl ChainName {
+    /// Reads a name as it prints.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (direction, id) = name.split_once('_')?;
+        let direction = match direction {
+            "o" => Direction::Egress,
+            "i" => Direction::Ingress,
+            _ => return None,
+        };
+        Some(Self { direction, id: ChainId(id_of(id)?) })
+    }
 }
 
 impl fmt::Display for ChainName {

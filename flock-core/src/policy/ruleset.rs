@@ -140,6 +140,14 @@ pub struct Chain {
     pub end: End,
 }
 
+impl Chain {
+    /// Stands for a chain of which nothing but the name is known. Nothing is wider.
+    pub fn unknown(direction: Direction) -> Self {
+        let all = Rule { peer: Peer::Any, ports: None, action: Action::Accept };
+        Self { direction, rules: vec![all], end: End::Refuse }
+    }
+}
+
 /// What happens at the end of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum End {

@@ -36,6 +36,10 @@ pub trait Firewall: Send + Sync {
     /// What the table holds; `None` where there is none.
     async fn observe(&self) -> Result<Option<Observed>, FirewallError>;
 
+    /// What the table holds, as rules again; `None` without a table. Chains and lists of ports are known by their names, which
+    /// stand for their content: of a chain that is unknown it is taken that it admits everything.
+    async fn read(&self) -> Result<Option<(Ruleset, Option<Stamp>)>, FirewallError>;
+
     /// What the table says of each link it names, at a cost that grows with the pods of the node only. Empty without a table.
     async fn links(&self) -> Result<BTreeMap<IfName, ObservedLink>, FirewallError>;
 

@@ -165,6 +165,10 @@ impl Firewall for FakeFirewall {
         Ok(state.table.as_ref().map(|(rules, stamp)| rules.as_observed(*stamp)))
     }
 
+    async fn read(&self) -> Result<Option<(Ruleset, Option<Stamp>)>, FirewallError> {
+        Ok(self.state().table.clone())
+    }
+
     async fn links(&self) -> Result<BTreeMap<IfName, ObservedLink>, FirewallError> {
         let state = self.state();
         let pods = state.table.iter().flat_map(|(rules, _)| &rules.pods);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use flock_core::app::{AttachError, FirewallSynced, Node};
 use flock_core::ids::IfName;
-use flock_core::policy::{NetworkPolicy, Place, PolicyKey, Ruleset, Shut, Stamp};
+use flock_core::policy::{Action, NetworkPolicy, Peer, Place, PolicyKey, Rule, Ruleset, Shut, Stamp};
 use flock_core::selector::{LabelSelector, LabelSelectorSpec};
 use flock_core::testing::{FirewallCall, pod_view};
 
@@ -53,6 +53,11 @@ impl World {
         let guard = |call| if let FirewallCall::Guard(guard) = call { Some(guard.shut) } else { None };
         self.firewall.take_calls().into_iter().filter_map(guard).collect()
     }
+}
+
+/// A rule that admits everything.
+fn everything() -> Rule {
+    Rule { peer: Peer::Any, ports: None, action: Action::Accept }
 }
 
 fn link(container: &str) -> IfName {
@@ -117,6 +122,26 @@ async fn the_table_of_an_earlier_run_stays_until_policies_are_known() {
         "who the pods are is not known"
     );
     world.pods.set_pods_pending(false);
+    assert_eq!(node.sync_firewall().await.unwrap(), FirewallSynced::Unchanged, "it is what is wanted");
+    assert_eq!(node.watch_firewall(false).await.unwrap(), None);
+    assert_eq!(world.firewall.take_calls(), [], "nothing was written");
+    world.put_policy(deny("other"));
+    world.put_policy(NetworkPolicy { egress: Some(Vec::new()), ..deny("web") });
+    assert!(matches!(node.sync_firewall().await.unwrap(), FirewallSynced::Updated(_)));
+}
+
+#[tokio::test]
+async fn what_was_changed_while_no_agent_ran_is_put_right() {
+    let world = World::new();
+    world.put_policy(deny("web"));
+    drop(with_web(&world).await);
+    let before = world.rules();
+    world.firewall.tamper(|rules| {
+        rules.chains.values_mut().for_each(|chain| Arc::make_mut(chain).rules.push(everything()));
+    });
+    let node = world.start().await;
+    node.sync_firewall().await.unwrap();
+    assert!(node.watch_firewall(false).await.unwrap().is_some());
     assert_eq!(node.sync_firewall().await.unwrap(), FirewallSynced::Replaced);
     assert_eq!(world.rules(), before);
 }

@@ -1,19 +1,15 @@
 //! Reads the table. Nothing is taken on trust: what is short or unknown is passed over, and then does not compare.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use flock_core::ids::IfName;
-use flock_core::policy::render::{self, SetName, TABLE, is_compared};
-use flock_core::policy::{Gate, Stamp};
-use flock_core::ports::{Counters, Digest, FirewallError, Observed, ObservedLink};
+use flock_core::policy::Stamp;
+use flock_core::policy::render::{self, TABLE, is_compared};
+use flock_core::ports::{Counters, Digest, FirewallError, Observed};
 
 use super::socket::{HEADER, Socket};
 use super::wire::{self, Head, NFPROTO_INET};
 use crate::reply::{Message, attributes, u32_at};
 
-/// Room the kernel has for the name of an interface.
-const IFNAMSIZ: usize = 16;
 const SET_ANONYMOUS: u32 = 1;
 const OBJECT_COUNTER: u32 = 1;
 
@@ -25,7 +21,7 @@ fn attribute(payload: &[u8], offset: usize, wanted: u16) -> Option<&[u8]> {
     attributes(payload, offset).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
-fn text(value: &[u8]) -> Option<&str> {
+pub(super) fn text(value: &[u8]) -> Option<&str> {
     std::str::from_utf8(value).ok().map(|text| text.trim_end_matches('\0'))
 }
 
@@ -82,7 +78,7 @@ pub(super) fn observe(socket: &mut Socket) -> Result<Option<Observed>, FirewallE
 }
 
 /// How many rules each chain has.
-fn chains(socket: &mut Socket) -> Result<BTreeMap<String, u32>, FirewallError> {
+pub(super) fn chains(socket: &mut Socket) -> Result<BTreeMap<String, u32>, FirewallError> {
     let all = |request: &mut wire::Attributes| request.name(1, TABLE);
     let mut found = socket.dump(
         "list the chains",
@@ -114,7 +110,7 @@ fn chains(socket: &mut Socket) -> Result<BTreeMap<String, u32>, FirewallError> {
 }
 
 /// All sets and maps with their flags.
-fn sets(socket: &mut Socket) -> Result<BTreeMap<String, u32>, FirewallError> {
+pub(super) fn sets(socket: &mut Socket) -> Result<BTreeMap<String, u32>, FirewallError> {
     let all = |request: &mut wire::Attributes| request.name(1, TABLE);
     socket.dump("list the sets", head(wire::GETSET), all, |message, found: &mut BTreeMap<_, _>| {
         let name = attribute(message.payload, HEADER, 2).and_then(text);
@@ -125,7 +121,7 @@ fn sets(socket: &mut Socket) -> Result<BTreeMap<String, u32>, FirewallError> {
 }
 
 /// Goes through the elements of a set: the bytes of the key, and the chain.
-fn elements<T: Default>(
+pub(super) fn elements<T: Default>(
     socket: &mut Socket,
     set: &str,
     each: impl Fn(&mut T, &[u8], &[u8]),
@@ -159,7 +155,7 @@ fn digest(socket: &mut Socket, set: &str) -> Result<Digest, FirewallError> {
 }
 
 /// The stamp, if there is exactly one. A mark is in the byte order of the machine.
-fn stamp(socket: &mut Socket) -> Result<Option<Stamp>, FirewallError> {
+pub(super) fn stamp(socket: &mut Socket) -> Result<Option<Stamp>, FirewallError> {
     let marks = elements(socket, render::STAMP, |marks: &mut Vec<Option<u32>>, key, _| {
         marks.push(u32_at(key, 0));
     })?;
@@ -167,61 +163,6 @@ fn stamp(socket: &mut Socket) -> Result<Option<Stamp>, FirewallError> {
         [Some(mark)] => Stamp::from_mark(*mark),
         _ => None,
     })
-}
-
-/// What the table says of each link.
-pub(super) fn links(socket: &mut Socket) -> Result<BTreeMap<IfName, ObservedLink>, FirewallError> {
-    let mut links = BTreeMap::<IfName, ObservedLink>::new();
-    if table(socket)?.is_none() {
-        return Ok(links);
-    }
-    for set in [SetName::Sources6, SetName::Sources4] {
-        for (key, _) in keys(socket, set)? {
-            if let (Some(link), Some(address)) = (link(&key), address(&key)) {
-                links.entry(link).or_default().sources.insert(address);
-            }
-        }
-    }
-    for (key, _) in keys(socket, SetName::Shut)? {
-        if let Some(link) = link(&key) {
-            links.entry(link).or_default().shut = true;
-        }
-    }
-    let there = sets(socket)?;
-    for gate in Gate::ALL.into_iter().filter(|gate| there.contains_key(&SetName::Gate(*gate).to_string())) {
-        for (key, chain) in keys(socket, SetName::Gate(gate))? {
-            if let (Some(link), Some(chain)) = (link(&key), text(&chain)) {
-                links.entry(link).or_default().chains.insert(gate, chain.to_owned());
-            }
-        }
-    }
-    Ok(links)
-}
-
-type KeyAndChain = (Vec<u8>, Vec<u8>);
-
-/// The elements of a set: keys, and the chains their verdicts name.
-fn keys(socket: &mut Socket, set: SetName) -> Result<Vec<KeyAndChain>, FirewallError> {
-    elements(socket, &set.to_string(), |keys: &mut Vec<_>, key, chain| {
-        keys.push((key.to_vec(), chain.to_vec()));
-    })
-}
-
-/// The name a key begins with.
-fn link(key: &[u8]) -> Option<IfName> {
-    let name = key.get(..IFNAMSIZ)?;
-    let name = name.split(|byte| *byte == 0).next()?;
-    IfName::parse(std::str::from_utf8(name).ok()?).ok()
-}
-
-/// The address a key ends with, after the name.
-fn address(key: &[u8]) -> Option<IpAddr> {
-    let address = key.get(IFNAMSIZ..)?;
-    match address.len() {
-        4 => address.first_chunk::<4>().map(|raw| IpAddr::from(*raw)),
-        16 => address.first_chunk::<16>().map(|raw| IpAddr::from(*raw)),
-        _ => None,
-    }
 }
 
 /// Packets by the name of the counter.
