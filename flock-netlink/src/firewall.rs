@@ -103,16 +103,12 @@ impl Firewall for KernelFirewall {
     }
 
     async fn update(&self, update: &Update) -> Result<(), FirewallError> {
-        let changes = match render::update(update) {
-            Rendered::Scripts { prepare, switch } => {
-                if let Some(prepare) = prepare {
-                    self.script(move || prepare, true).await?;
-                }
-                if switch.is_empty() {
-                    return Ok(());
-                }
-                return self.script(move || switch, true).await;
-            }
+        let (first, second) = update.clone().in_two();
+        if let Rendered::Script(text) = render::update(&first) {
+            self.script(move || text, true).await?;
+        }
+        let changes = match render::update(&second) {
+            Rendered::Script(text) => return self.script(move || text, true).await,
             Rendered::Elements(changes) if changes.is_empty() => return Ok(()),
             Rendered::Elements(changes) => changes,
         };

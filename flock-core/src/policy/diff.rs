@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Chain, ChainId, PeerId, PodRules, PortRange, PortsId, Ruleset, Stamp};
 use crate::ids::IfName;
 
-/// What makes one set of rules into another, as one transaction.
+/// What makes one set of rules into another.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Update {
     /// Links that are new, different or gone: what was there, and what is to be.
@@ -73,6 +73,20 @@ impl Update {
         }
     }
 
+    /// The same as two transactions: what is new and nothing leads to yet, then all the rest.
+    ///
+    /// A packet that is on its way through the rules when a transaction takes effect goes on by the rules it began with, but
+    /// finds the new elements of maps. A chain that began with that transaction has no rules for it yet, and what has no
+    /// rules refuses nothing.
+    #[must_use]
+    pub fn in_two(self) -> (Self, Self) {
+        let (mut first, mut second) = (Self::default(), self);
+        split(&mut second.chains, &mut first.chains, |change| change.before.is_none());
+        split(&mut second.ports, &mut first.ports, |change| change.before.is_none());
+        split(&mut second.peers, &mut first.peers, |change| matches!(change, PeerChange::New(_)));
+        (first, second)
+    }
+
     /// Nothing is different.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -110,6 +124,11 @@ impl Update {
             None => {}
         }
     }
+}
+
+fn split<K: Ord, V>(from: &mut BTreeMap<K, V>, to: &mut BTreeMap<K, V>, is_new: impl Fn(&V) -> bool) {
+    let (new, rest) = std::mem::take(from).into_iter().partition(|(_, change)| is_new(change));
+    (*to, *from) = (new, rest);
 }
 
 fn changes<K: Ord + Clone, V: PartialEq + Clone>(

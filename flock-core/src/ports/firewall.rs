@@ -9,7 +9,7 @@ use crate::policy::{Gate, Guard, Ruleset, Stamp, Update};
 
 /// The packet filter of the node: one table of flock's own.
 ///
-/// Calls may overlap; each is one transaction, and the kernel does them one after another. The caller sees to it that an
+/// Calls may overlap; each is one transaction, an update at most [two](Update::in_two), and the kernel does them one after another. The caller sees to it that an
 /// update is the difference to what is there.
 #[async_trait]
 pub trait Firewall: Send + Sync {

@@ -96,8 +96,8 @@ fn between(from: &Ruleset, to: &Ruleset) -> Rendered {
 }
 
 fn script(rendered: Rendered) -> String {
-    let Rendered::Scripts { prepare, switch } = rendered else { panic!("{rendered:?}") };
-    prepare.map(|prepare| prepare + "# and then\n").unwrap_or_default() + &switch
+    let Rendered::Script(text) = rendered else { panic!("{rendered:?}") };
+    text
 }
 
 fn elements(rendered: Rendered) -> Vec<String> {
@@ -179,7 +179,6 @@ fn another_chain_is_written_before_the_old_one_goes() {
     let expected = "\
 add chain inet flock o_0000000000001111
 add rule inet flock o_0000000000001111 counter name refused drop
-# and then
 delete element inet flock out_np { \"flock1f3a770a\" : jump o_0000000000003f2a }
 delete chain inet flock o_0000000000003f2a
 delete set inet flock p6_000000000000cd34

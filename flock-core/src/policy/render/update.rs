@@ -14,13 +14,8 @@ pub enum Rendered {
     /// Elements of sets that are there, for one batch over netlink: removals first. Empty: nothing is different in the
     /// kernel.
     Elements(Vec<ElementChange>),
-    /// Anything else, for runs of `nft -f`.
-    Scripts {
-        /// What nothing leads to yet: new sets with their elements, and new chains.
-        prepare: Option<String>,
-        /// Everything else.
-        switch: String,
-    },
+    /// Anything else, for one run of `nft -f`.
+    Script(String),
 }
 
 /// What becomes of elements of one set.
@@ -101,12 +96,13 @@ pub fn update(update: &Update) -> Rendered {
     }
     for (id, change) in &update.peers {
         match change {
+            PeerChange::New(members) => changes.peers(Verb::Add, *id, members.iter()),
             PeerChange::Members { added, removed } => {
                 changes.peers(Verb::Remove, *id, removed);
                 changes.peers(Verb::Add, *id, added);
             }
-            // New sets come with their elements, and those that go take theirs along.
-            PeerChange::New(_) | PeerChange::Gone => {}
+            // Its sets go, and their elements with them.
+            PeerChange::Gone => {}
         }
     }
     let members_only = |change: &PeerChange| matches!(change, PeerChange::Members { .. });
@@ -119,8 +115,7 @@ pub fn update(update: &Update) -> Rendered {
         let change = |((verb, set), elements)| ElementChange { verb, set, elements };
         return Rendered::Elements(changes.0.into_iter().map(change).collect());
     }
-    let (prepare, switch) = (prepare(update), switch(update, &changes));
-    Rendered::Scripts { prepare: (!prepare.is_empty()).then_some(prepare), switch }
+    Rendered::Script(script(update, &changes))
 }
 
 /// Whether a pod gets a gate of a tier whose maps may not be there yet.
@@ -128,43 +123,20 @@ fn brings_tiers(update: &Update) -> bool {
     update.pods.values().filter_map(|change| change.after.as_ref()).any(|pod| has_tiers(&pod.place))
 }
 
-/// New sets and chains, and the elements at the end: the kernel looks through the transaction for every set that a rule
-/// names.
-///
-/// They are there before anything leads to them. A packet that is on its way through the old rules when a transaction
-/// takes effect finds the new elements of a map, but only the old rules of the chain they lead to: of one that is new these
-/// are none, and the packet would pass.
-fn prepare(update: &Update) -> String {
+/// New sets, new chains, what judges, then everything that goes, and new elements at the end: the kernel looks through
+/// the transaction for every set that a rule names.
+fn script(update: &Update, changes: &Changes) -> String {
     let mut text = String::new();
     new_sets(&mut text, update);
+    if let Some(Judging::On(stamp)) = update.judging {
+        judge(&mut text, stamp);
+    }
     if brings_tiers(update) {
         let chains = chains::tiers(true);
-        declare(&mut text, &chains);
         command(&mut text, "flush chain", chains.iter().map(|chain| &chain.name));
         put_rules(&mut text, &chains);
     }
     new_chains(&mut text, update);
-    for (id, change) in &update.ports {
-        if let Change { before: None, after: Some(ranges) } = change {
-            put_elements(&mut text, "add", SetName::Ports(*id), &of_ports(ranges));
-        }
-    }
-    let mut members = Changes::default();
-    for (id, change) in &update.peers {
-        if let PeerChange::New(addresses) = change {
-            members.peers(Verb::Add, *id, addresses.iter());
-        }
-    }
-    members.text(&mut text, Verb::Add);
-    text
-}
-
-/// What judges, then everything that goes, and new elements at the end.
-fn switch(update: &Update, changes: &Changes) -> String {
-    let mut text = String::new();
-    if let Some(Judging::On(stamp)) = update.judging {
-        judge(&mut text, stamp);
-    }
     changes.text(&mut text, Verb::Remove);
     if update.judging == Some(Judging::Off) {
         stop_judging(&mut text);
@@ -172,6 +144,11 @@ fn switch(update: &Update, changes: &Changes) -> String {
     let (gone_chains, gone_sets) = gone(update);
     command(&mut text, "delete chain", gone_chains);
     command(&mut text, "delete set", gone_sets);
+    for (id, change) in &update.ports {
+        if let Change { before: None, after: Some(ranges) } = change {
+            put_elements(&mut text, "add", SetName::Ports(*id), &of_ports(ranges));
+        }
+    }
     changes.text(&mut text, Verb::Add);
     if let Some(judging) = update.judging {
         command(&mut text, "flush set", [SetName::Stamp]);
