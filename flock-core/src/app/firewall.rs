@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::policy::render::ChainName;
 use crate::policy::{
     ChainId, Compiler, Guard, LocalIdentity, LocalPod, Place, PodRules, Ruleset, Shut, Stamp, Update, guard,
 };
-use crate::ports::{ClusterView, Fingerprint, Firewall, FirewallError, Observed};
+use crate::ports::{ClusterView, Fingerprint, Firewall, FirewallError, Observed, PodEvent};
 
 /// What flock knows of the table in the kernel. Whoever changes the table holds it: one writer at a time.
 #[derive(Debug)]
@@ -27,8 +28,10 @@ pub(super) struct Table {
     seen: Fingerprint,
     /// Remembers what it compiled, so that a change costs what changed.
     compiler: Compiler,
-    /// Chains nft has refused. Pods that need one are shut.
-    failed: BTreeSet<ChainId>,
+    /// Chains nft has refused, with its words. Pods that need one are shut.
+    failed: BTreeMap<ChainId, String>,
+    /// Pods that are shut for that and whose owners were told.
+    told: BTreeSet<IfName>,
 }
 
 impl Default for Table {
@@ -42,7 +45,8 @@ impl Default for Table {
             stamp: Stamp::LAST,
             seen: Fingerprint::default(),
             compiler: Compiler::default(),
-            failed: BTreeSet::new(),
+            failed: BTreeMap::new(),
+            told: BTreeSet::new(),
         }
     }
 }
@@ -113,27 +117,65 @@ impl Node {
         table: &mut Table,
         firewall: &dyn Firewall,
     ) -> Result<FirewallSynced, FirewallError> {
-        let Some(Wanted { rules: wanted, compiled }) = self.wanted_rules(table) else {
+        let Some(Wanted { rules, compiled }) = self.wanted_rules(table) else {
             return Ok(FirewallSynced::Unchanged);
         };
-        let outcome = table.write(firewall, &wanted).await;
+        table.failed.retain(|chain, _| rules.chains.contains_key(chain));
+        let mut outcome = table.write_what_can_be(firewall, &rules).await;
+        if let Err(FirewallError::Refused(_)) = outcome {
+            // The table may not be what it was taken for: now everything is written.
+            outcome = table.write_what_can_be(firewall, &rules).await;
+        }
+        if let Err(FirewallError::Refused(_)) = outcome {
+            table.find_failed(firewall, &rules).await?;
+            outcome = table.write_what_can_be(firewall, &rules).await;
+        }
         if compiled && outcome.is_ok() && std::mem::take(&mut table.read_back) {
             // Now that it is known what the chains should be, the next look compares them.
             table.seen.foreign = table.seen.foreign.wrapping_sub(1);
         }
-        match outcome {
-            Err(FirewallError::Refused(reason)) => {
-                tracing::error!(
-                    op = "sync_firewall",
-                    reason,
-                    "a policy cannot be written: the pods it selects are shut"
-                );
-                table.find_failed(firewall, &wanted).await?;
-                let wanted = without(wanted, &table.failed);
-                table.write(firewall, &wanted).await?;
+        match table.failed.values().next().cloned() {
+            None => outcome,
+            Some(reason) => {
+                outcome?;
+                self.tell_of_failed(table, &reason).await;
                 Err(FirewallError::Refused(reason))
             }
-            outcome => outcome,
+        }
+    }
+
+    /// Tells the owners of pods that are shut since a policy cannot be written, once each.
+    async fn tell_of_failed(&self, table: &mut Table, reason: &str) {
+        let shut = |pod: &PodRules| pod.place == Place::Shut(Shut::Failed);
+        let links: BTreeSet<IfName> = table
+            .rules
+            .iter()
+            .flat_map(|rules| &rules.pods)
+            .filter(|(_, pod)| shut(pod))
+            .map(|(link, _)| link.clone())
+            .collect();
+        let news: BTreeSet<IfName> = links.difference(&table.told).cloned().collect();
+        table.told = links;
+        let events: Vec<PodEvent> = {
+            let state = self.state();
+            let held = state.ipam.allocations().filter(|held| news.contains(&held.attachment.host_ifname()));
+            let event = |held: &Allocation| {
+                let message = format!(
+                    "a NetworkPolicy that selects the pod cannot be written, so nothing but its own node reaches it: {reason}"
+                );
+                Some(PodEvent {
+                    pod: held.pod.clone()?,
+                    uid: held.uid.clone(),
+                    reason: "PolicyNotWritten",
+                    message,
+                })
+            };
+            held.filter_map(event).collect()
+        };
+        for event in events {
+            if let Err(error) = self.ports.status.event(&event).await {
+                tracing::warn!(pod = %event.pod, op = "sync_firewall", %error, "event is lost");
+            }
         }
     }
 
@@ -142,8 +184,7 @@ impl Node {
         let (cluster, view) = (self.ports.pods.snapshot(), self.ports.pods.policies());
         let pods = self.local_pods(&cluster);
         if view.complete && !cluster.pods_pending {
-            let rules = without(table.compiler.compile(&view, &pods), &table.failed);
-            return Some(Wanted { rules, compiled: true });
+            return Some(Wanted { rules: table.compiler.compile(&view, &pods), compiled: true });
         }
         // What is in force stays so, for the pods that are there. New ones were shut by their ADD.
         let known = table.rules.as_ref().filter(|_| !(table.lost && table.read_back));
@@ -277,19 +318,20 @@ pub(super) fn local_pod(held: &Allocation, cluster: &ClusterView) -> LocalPod {
 }
 
 /// The same with the pods shut that need one of these chains.
-fn without(mut rules: Ruleset, failed: &BTreeSet<ChainId>) -> Ruleset {
-    if failed.is_empty() {
-        return rules;
+fn without<'a>(rules: &'a Ruleset, chains: &BTreeSet<ChainId>) -> Cow<'a, Ruleset> {
+    if chains.is_empty() {
+        return Cow::Borrowed(rules);
     }
+    let mut rules = rules.clone();
     for pod in rules.pods.values_mut() {
-        if let Place::Judged(chains) = &pod.place
-            && chains.values().any(|chain| failed.contains(chain))
+        if let Place::Judged(gates) = &pod.place
+            && gates.values().any(|chain| chains.contains(chain))
         {
             pod.place = Place::Shut(Shut::Failed);
         }
     }
     rules.prune();
-    rules
+    Cow::Owned(rules)
 }
 
 impl Table {
@@ -347,6 +389,15 @@ impl Table {
         }
     }
 
+    async fn write_what_can_be(
+        &mut self,
+        firewall: &dyn Firewall,
+        wanted: &Ruleset,
+    ) -> Result<FirewallSynced, FirewallError> {
+        let wanted = without(wanted, &self.failed.keys().copied().collect());
+        self.write(firewall, &wanted).await
+    }
+
     /// The number after the one in use, which no flow carries.
     async fn next_stamp(&self, firewall: &dyn Firewall) -> Result<Stamp, FirewallError> {
         let (next, is_used_again) = self.stamp.next();
@@ -362,12 +413,11 @@ impl Table {
         let mut untried: BTreeSet<ChainId> =
             wanted.chains.keys().filter(|chain| !written.contains_key(chain)).copied().collect();
         while let Some(chain) = untried.pop_first() {
-            let others = untried.union(&self.failed).copied().collect();
-            match self.write(firewall, &without(wanted.clone(), &others)).await {
+            let others =
+                without(wanted, &untried.iter().chain(self.failed.keys()).copied().collect()).into_owned();
+            match self.write(firewall, &others).await {
                 Ok(_) => {}
-                Err(FirewallError::Refused(_)) => {
-                    self.failed.insert(chain);
-                }
+                Err(FirewallError::Refused(reason)) => drop(self.failed.insert(chain, reason)),
                 Err(error) => return Err(error),
             }
         }

@@ -334,6 +334,14 @@ async fn a_policy_that_cannot_be_written_shuts_its_own_pods_only() {
     node.sync_firewall().await.unwrap_err();
     assert_eq!(world.place("web"), Place::Shut(Shut::Failed));
     assert!(matches!(world.place("other"), Place::Judged(_)));
+    node.sync_firewall().await.unwrap_err();
+    assert_eq!(node.readiness(), Ok(()), "pods can be attached all the same");
+    let report = node.report(NOW).await;
+    let enforced = report.status.conditions.iter().find(|it| it.kind == "PolicyEnforced").unwrap();
+    assert_eq!((enforced.status, enforced.reason.as_str()), (false, "Failed"));
+    let told: Vec<_> =
+        world.status.events().into_iter().map(|event| (event.pod.to_string(), event.reason)).collect();
+    assert_eq!(told, [("ns/web".to_owned(), "PolicyNotWritten")], "once");
     world.firewall.refuse_none();
     node.retry_firewall().await;
     node.sync_firewall().await.unwrap();
