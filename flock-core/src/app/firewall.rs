@@ -1,55 +1,17 @@
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+mod flows;
+mod table;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Node, State};
+use super::Node;
 use crate::eligibility::pod_of;
 use crate::ids::IfName;
 use crate::ipam::Allocation;
-use crate::policy::render::ChainName;
-use crate::policy::{
-    ChainId, Compiler, Guard, LocalIdentity, LocalPod, Place, PodRules, Ruleset, Shut, Stamp, Update, guard,
-};
-use crate::ports::{ClusterView, Fingerprint, Firewall, FirewallError, Observed, PodEvent};
+use crate::policy::{LocalIdentity, LocalPod, Place, PodRules, Ruleset, Shut, Update, guard};
+use crate::ports::{ClusterView, Firewall, FirewallError, PodEvent};
 
-/// What flock knows of the table in the kernel. Whoever changes the table holds it: one writer at a time.
-#[derive(Debug)]
-pub(super) struct Table {
-    /// What it was last made to hold; `None`: what an earlier run wrote is in force.
-    rules: Option<Ruleset>,
-    /// Those were read from the kernel at the start: nobody knows what its chains are.
-    read_back: bool,
-    /// It does not hold that any more, or is not there: everything has to be written.
-    lost: bool,
-    stamp: Stamp,
-    /// A pod that was open was shut by an ADD: its flows have to be judged again.
-    narrowed: bool,
-    /// As last seen.
-    seen: Fingerprint,
-    /// Remembers what it compiled, so that a change costs what changed.
-    compiler: Compiler,
-    /// Chains nft has refused, with its words. Pods that need one are shut.
-    failed: BTreeMap<ChainId, String>,
-    /// Pods that are shut for that and whose owners were told.
-    told: BTreeSet<IfName>,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        // Flows may carry any stamp of an earlier table: after the last number they lose them.
-        Self {
-            rules: None,
-            read_back: false,
-            lost: false,
-            narrowed: false,
-            stamp: Stamp::LAST,
-            seen: Fingerprint::default(),
-            compiler: Compiler::default(),
-            failed: BTreeMap::new(),
-            told: BTreeSet::new(),
-        }
-    }
-}
+pub(super) use table::Table;
 
 /// What the table has to hold.
 struct Wanted {
@@ -83,7 +45,7 @@ impl Node {
         table.seen = firewall.fingerprint().await?;
         table.stamp = stamp.unwrap_or(table.stamp);
         // The table of another version stays in force too, but it cannot be changed, only replaced.
-        let is_like_ours = is_like(&rules.as_observed(stamp), firewall.observe().await?.as_ref());
+        let is_like_ours = table::is_like(&rules.as_observed(stamp), firewall.observe().await?.as_ref());
         table.rules = is_like_ours.then_some(rules);
         table.read_back = true;
         if stamp.is_some() {
@@ -258,28 +220,6 @@ impl Node {
         }
     }
 
-    /// Forgets the flows of released addresses, so that no later owner inherits them.
-    pub(super) async fn forget_flows(&self, firewall: &dyn Firewall) -> Result<(), FirewallError> {
-        let freed = self.state().freed.clone();
-        if freed.is_empty() {
-            return Ok(());
-        }
-        firewall.forget(&freed).await?;
-        let mut state = self.state();
-        state.freed.retain(|address| !freed.contains(address));
-        Ok(())
-    }
-
-    /// Sees to it that no flow of an earlier owner of these addresses is left.
-    pub(super) async fn forget_flows_of(&self, allocation: &Allocation) -> Result<(), FirewallError> {
-        let Some(firewall) = &self.ports.firewall else { return Ok(()) };
-        let is_due = {
-            let state = self.state();
-            allocation.held().any(|address| state.freed.contains(&address))
-        };
-        if is_due { self.forget_flows(&**firewall).await } else { Ok(()) }
-    }
-
     /// Wakes the loop that keeps the firewall.
     pub(super) fn wake_firewall(&self) {
         self.firewall_changes.send_modify(|count| *count = count.wrapping_add(1));
@@ -314,163 +254,5 @@ pub(super) fn local_pod(held: &Allocation, cluster: &ClusterView) -> LocalPod {
         addresses: held.held().collect(),
         anycast: held.anycast.clone(),
         identity,
-    }
-}
-
-/// The same with the pods shut that need one of these chains.
-fn without<'a>(rules: &'a Ruleset, chains: &BTreeSet<ChainId>) -> Cow<'a, Ruleset> {
-    if chains.is_empty() {
-        return Cow::Borrowed(rules);
-    }
-    let mut rules = rules.clone();
-    for pod in rules.pods.values_mut() {
-        if let Place::Judged(gates) = &pod.place
-            && gates.values().any(|chain| chains.contains(chain))
-        {
-            pod.place = Place::Shut(Shut::Failed);
-        }
-    }
-    rules.prune();
-    Cow::Owned(rules)
-}
-
-impl Table {
-    async fn replace(&mut self, firewall: &dyn Firewall, wanted: Ruleset) -> Result<(), FirewallError> {
-        let stamp = self.next_stamp(firewall).await?;
-        firewall.replace(&wanted, stamp).await?;
-        self.stamp = stamp;
-        self.rules = Some(wanted);
-        self.lost = false;
-        self.narrowed = false;
-        self.seen = firewall.fingerprint().await?;
-        Ok(())
-    }
-
-    async fn write(
-        &mut self,
-        firewall: &dyn Firewall,
-        wanted: &Ruleset,
-    ) -> Result<FirewallSynced, FirewallError> {
-        let Some(written) = self.rules.as_ref().filter(|_| !self.lost) else {
-            self.replace(firewall, wanted.clone()).await?;
-            return Ok(FirewallSynced::Replaced);
-        };
-        let (next, _) = self.stamp.next();
-        let mut update = Update::between(written, wanted, next);
-        if update.is_empty() {
-            // Chains of which only the names were known are known now.
-            self.rules = Some(wanted.clone());
-            return Ok(FirewallSynced::Unchanged);
-        }
-        if update.judging.is_some() || wanted.judging && (update.narrows() || self.narrowed) {
-            let stamp = self.next_stamp(firewall).await?;
-            if wanted.judging {
-                update = update.judging_again(stamp);
-            }
-            self.stamp = stamp;
-        }
-        match firewall.update(&update).await {
-            Ok(()) => {
-                self.rules = Some(wanted.clone());
-                self.narrowed = false;
-                Ok(FirewallSynced::Updated(update))
-            }
-            // A part of it may be there already, which nothing leads to.
-            Err(error @ (FirewallError::Refused(_) | FirewallError::Program { .. })) => {
-                self.lost = true;
-                Err(error)
-            }
-            // The table is not what was written: it is written anew.
-            Err(error) => {
-                tracing::warn!(op = "sync_firewall", label = error.label(), %error, "the table is written anew");
-                self.replace(firewall, wanted.clone()).await?;
-                Ok(FirewallSynced::Replaced)
-            }
-        }
-    }
-
-    async fn write_what_can_be(
-        &mut self,
-        firewall: &dyn Firewall,
-        wanted: &Ruleset,
-    ) -> Result<FirewallSynced, FirewallError> {
-        let wanted = without(wanted, &self.failed.keys().copied().collect());
-        self.write(firewall, &wanted).await
-    }
-
-    /// The number after the one in use, which no flow carries.
-    async fn next_stamp(&self, firewall: &dyn Firewall) -> Result<Stamp, FirewallError> {
-        let (next, is_used_again) = self.stamp.next();
-        if is_used_again {
-            firewall.forget_stamps(self.stamp).await?;
-        }
-        Ok(next)
-    }
-
-    /// Finds out which of the chains that are not written yet nft refuses, one after another.
-    async fn find_failed(&mut self, firewall: &dyn Firewall, wanted: &Ruleset) -> Result<(), FirewallError> {
-        let written = self.rules.as_ref().map(|rules| rules.chains.clone()).unwrap_or_default();
-        let mut untried: BTreeSet<ChainId> =
-            wanted.chains.keys().filter(|chain| !written.contains_key(chain)).copied().collect();
-        while let Some(chain) = untried.pop_first() {
-            let others =
-                without(wanted, &untried.iter().chain(self.failed.keys()).copied().collect()).into_owned();
-            match self.write(firewall, &others).await {
-                Ok(_) => {}
-                Err(FirewallError::Refused(reason)) => drop(self.failed.insert(chain, reason)),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn knows(&self, link: &IfName) -> bool {
-        self.rules.as_ref().is_some_and(|rules| rules.pods.contains_key(link))
-    }
-
-    /// What of a guard is still to be done: a pod that is judged or shut already stays so.
-    fn guard_for(&self, guard: Guard) -> Guard {
-        let pod = self.rules.as_ref().and_then(|rules| rules.pods.get(&guard.link));
-        let closed = pod.is_some_and(|pod| pod.place != Place::Open);
-        Guard { shut: guard.shut && !closed, ..guard }
-    }
-
-    /// How the table in the kernel differs from what was written, if that is known.
-    fn differs(&self, observed: Option<Observed>) -> Option<String> {
-        let rules = self.rules.as_ref()?;
-        let Some(observed) = observed else {
-            return Some("the nftables table inet flock was removed".to_owned());
-        };
-        let written = rules.as_observed(rules.judging.then_some(self.stamp));
-        if observed == written || self.read_back && is_like(&written, Some(&observed)) {
-            return None;
-        }
-        let named = difference(&written.chains, &observed.chains)
-            .or_else(|| difference(&written.sets, &observed.sets))
-            .unwrap_or_else(|| "the stamp".to_owned());
-        Some(format!("{named} of the nftables table inet flock was changed by another program"))
-    }
-}
-
-/// Whether a table has the form of this version: the same sets, and the same chains, whatever the rules of policies.
-fn is_like(ours: &Observed, observed: Option<&Observed>) -> bool {
-    let form = |table: &Observed| {
-        let of_policy = |name: &str| ChainName::parse(name).is_some();
-        let rules = |(name, rules): (&String, &u32)| (name.clone(), if of_policy(name) { 0 } else { *rules });
-        (table.sets.clone(), table.chains.iter().map(rules).collect::<BTreeMap<_, _>>())
-    };
-    observed.is_some_and(|observed| form(observed) == form(ours))
-}
-
-/// The first name whose content differs.
-fn difference<V: PartialEq>(written: &BTreeMap<String, V>, observed: &BTreeMap<String, V>) -> Option<String> {
-    let names: BTreeSet<&String> = written.keys().chain(observed.keys()).collect();
-    names.into_iter().find(|name| written.get(*name) != observed.get(*name)).cloned()
-}
-
-impl State {
-    /// Addresses whose flows are to be forgotten before somebody else gets them.
-    pub(super) fn free(&mut self, released: &Allocation) {
-        self.freed.extend(released.held().chain(released.anycast.iter().copied()));
     }
 }

@@ -1,0 +1,34 @@
+use crate::app::{Node, State};
+use crate::ipam::Allocation;
+use crate::ports::{Firewall, FirewallError};
+
+impl Node {
+    /// Forgets the flows of released addresses, so that no later owner inherits them.
+    pub(in crate::app) async fn forget_flows(&self, firewall: &dyn Firewall) -> Result<(), FirewallError> {
+        let freed = self.state().freed.clone();
+        if freed.is_empty() {
+            return Ok(());
+        }
+        firewall.forget(&freed).await?;
+        let mut state = self.state();
+        state.freed.retain(|address| !freed.contains(address));
+        Ok(())
+    }
+
+    /// Sees to it that no flow of an earlier owner of these addresses is left.
+    pub(in crate::app) async fn forget_flows_of(&self, allocation: &Allocation) -> Result<(), FirewallError> {
+        let Some(firewall) = &self.ports.firewall else { return Ok(()) };
+        let is_due = {
+            let state = self.state();
+            allocation.held().any(|address| state.freed.contains(&address))
+        };
+        if is_due { self.forget_flows(&**firewall).await } else { Ok(()) }
+    }
+}
+
+impl State {
+    /// Addresses whose flows are to be forgotten before somebody else gets them.
+    pub(in crate::app) fn free(&mut self, released: &Allocation) {
+        self.freed.extend(released.held().chain(released.anycast.iter().copied()));
+    }
+}
