@@ -112,7 +112,8 @@ fn completed(mut object: Value, old: Option<&Value>) -> Value {
 }
 
 fn plural(object: &Value) -> String {
-    format!("{}s", object["kind"].as_str().unwrap().to_lowercase())
+    let kind = object["kind"].as_str().unwrap().to_lowercase();
+    kind.strip_suffix('y').map_or_else(|| format!("{kind}s"), |stem| format!("{stem}ies"))
 }
 
 fn file_of(object: &Value) -> String {

@@ -23,6 +23,7 @@ use crate::object::{self, text};
 
 /// One node: a namespace, a directory, a cluster, and an agent that can be killed and started again.
 pub(crate) struct TestNode {
+    name: &'static str,
     pub(crate) netns: Netns,
     pub(crate) dir: TempDir,
     pub(crate) cluster: Cluster,
@@ -33,6 +34,11 @@ pub(crate) struct TestNode {
 impl TestNode {
     /// A node without an agent yet, in an empty cluster.
     pub(crate) fn of(source: Source) -> Self {
+        Self::named("n1", source)
+    }
+
+    /// The same by another name than n1.
+    pub(crate) fn named(name: &'static str, source: Source) -> Self {
         let netns = Netns::new();
         netns.ip("link set lo up");
         // Nodes have an IPv4 address; without one the node itself has no source towards its pods.
@@ -45,7 +51,7 @@ impl TestNode {
                 Cluster::of_api_server(dir.path(), FakeApiServer::on(listener))
             }
         };
-        Self { netns, dir, cluster, agent: Mutex::default() }
+        Self { name, netns, dir, cluster, agent: Mutex::default() }
     }
 
     /// A node without an agent yet and without Kubernetes.
@@ -75,6 +81,10 @@ impl TestNode {
     /// Removes an object from the cluster.
     pub(crate) fn delete(&self, object: &Value) {
         self.cluster.delete(object);
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -110,7 +120,7 @@ impl TestNode {
 
     fn arguments(&self, command: &mut Command) {
         let at = |name: &str| self.dir.path().join(name);
-        command.args(["run", "--node-name", "n1"]);
+        command.args(["run", "--node-name", self.name]);
         for (flag, path) in [
             ("--socket", self.socket()),
             ("--state", self.state_file()),
@@ -136,7 +146,7 @@ impl TestNode {
     pub(crate) fn start_bird(&self) -> Process {
         let at = |name: &str| self.dir.path().join(name);
         let mut command = Command::new(env!("CARGO_BIN_EXE_flock-agent"));
-        command.args(["bird", "--node-name", "n1"]);
+        command.args(["bird", "--node-name", self.name]);
         command.arg("--bird-conf").arg(at("bird.conf")).arg("--bird-socket").arg(at("bird.ctl"));
         self.netns.start(&mut command, &at("bird.log"))
     }

@@ -15,6 +15,7 @@ mod leaks;
 mod netns;
 mod object;
 mod plan;
+mod policy;
 mod serve;
 mod site;
 mod suite;
