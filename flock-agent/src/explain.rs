@@ -61,6 +61,10 @@ fn judgement(told: &Judgement, direction: &str) -> String {
     match told {
         Judgement::NotSelected => format!("admitted, no policy selects it for {direction}"),
         Judgement::Itself => "admitted, it is the same pod".to_owned(),
+        Judgement::Undecided => {
+            format!("admitted, no {direction} rule of the ClusterNetworkPolicies that select it decides")
+        }
+        Judgement::Denied { policy, rule } => format!("denied by {policy}, {direction}[{rule}]"),
         Judgement::Admitted { policy, rule } => format!("admitted by {policy}, {direction}[{rule}]"),
         Judgement::Refused { policies } => {
             format!("refused: no {direction} rule of {} admits it", names(policies))

@@ -1,4 +1,4 @@
-//! NetworkPolicy: what the cluster asks for, compiled into what the firewall holds.
+//! NetworkPolicy and `ClusterNetworkPolicy`: what the cluster asks for, compiled into what the firewall holds.
 //!
 //! ```text
 //!   PolicyView (policies, namespaces, pods of other nodes) --+
@@ -12,6 +12,7 @@
 //!
 //! Everything here is pure. [`Firewall`](crate::ports::Firewall) is the port that writes it.
 
+mod cluster;
 mod compile;
 mod diff;
 mod model;
@@ -19,11 +20,12 @@ pub mod render;
 mod ruleset;
 mod verdict;
 
+pub use cluster::{ClusterPeer, ClusterPods, ClusterPolicy, ClusterPort, ClusterRule, ClusterTier, Priority};
 pub use compile::{Compiler, Guard, LocalIdentity, LocalPod, compile, guard};
 pub use diff::{Change, Judging, PeerChange, Update};
 pub use model::{
-    Labels, NamedPort, NetworkPolicy, PolicyKey, PolicyPeer, PolicyPod, PolicyPort, PolicyRule, PolicyView,
-    PortMatch, PortRange, Protocol,
+    Labels, NamedPort, NetworkPolicy, PolicyKey, PolicyName, PolicyPeer, PolicyPod, PolicyPort, PolicyRule,
+    PolicyView, PortMatch, PortRange, Protocol,
 };
 pub use ruleset::{
     Action, Chain, ChainId, Direction, End, Gate, Peer, PeerId, Place, PodRules, PortsId, Rule, Ruleset,

@@ -14,7 +14,7 @@ use crate::eligibility::{Evidence, eligibility};
 use crate::ids::{IfName, PodKey, PodUid};
 use crate::ipam::Allocation;
 use crate::pod_plan::PodFacts;
-use crate::policy::{Direction, Gate, LocalPod, PolicyView, Subject, selecting};
+use crate::policy::{Direction, Gate, LocalPod, PolicyView, Subject, Tier, selecting};
 use crate::ports::{ClusterView, FirewallError, ObservedLink, PodView};
 use crate::route::{NextHop, Route, RouteProtocol, Weight, host_prefix};
 
@@ -43,7 +43,7 @@ pub struct Explanation {
 pub struct PolicyExplanation {
     /// What the kernel does with its flows, in words; one entry per attachment.
     pub enforced: Vec<String>,
-    /// The policies that select it, in order.
+    /// The policies that select it, in the order they are asked.
     pub selecting: Vec<SelectingPolicy>,
 }
 
@@ -51,7 +51,7 @@ pub struct PolicyExplanation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SelectingPolicy {
-    /// Its name, as `NAMESPACE/NAME`.
+    /// Its name, as `NAMESPACE/NAME` or `ClusterNetworkPolicy/NAME`.
     pub policy: String,
     /// Flows into the pod are judged by it.
     pub ingress: bool,
@@ -149,9 +149,17 @@ fn enforced(
         (true, _) => "shut: nothing passes but from and to its own node".to_owned(),
         (false, true) => "everything passes, from its own addresses".to_owned(),
         (false, false) => {
-            let judged = |(gate, chain): (&Gate, &String)| match gate.direction {
-                Direction::Ingress => format!("flows into it are judged by chain {chain}"),
-                Direction::Egress => format!("flows out of it are judged by chain {chain}"),
+            let judged = |(gate, chain): (&Gate, &String)| {
+                let flows = match gate.direction {
+                    Direction::Ingress => "flows into it",
+                    Direction::Egress => "flows out of it",
+                };
+                let tier = match gate.tier {
+                    Tier::Admin => " of tier Admin",
+                    Tier::Policy => "",
+                    Tier::Baseline => " of tier Baseline",
+                };
+                format!("{flows} are judged by chain {chain}{tier}")
             };
             link.chains.iter().map(judged).collect::<Vec<_>>().join(", ")
         }

@@ -20,6 +20,8 @@ pub struct Update {
     pub ports: BTreeMap<PortsId, Change<Arc<[PortRange]>>>,
     /// How flows are judged from now on; `None`: as before.
     pub judging: Option<Judging>,
+    /// Whether pods have gates of the tiers before and after NetworkPolicy from now on; `None`: as before.
+    pub tiers: Option<bool>,
 }
 
 /// What was there, and what is to be; not both `None`.
@@ -70,6 +72,7 @@ impl Update {
             peers: peers(&written.peers, &wanted.peers),
             ports: comings(&written.ports, &wanted.ports),
             judging,
+            tiers: (written.uses_tiers() != wanted.uses_tiers()).then(|| wanted.uses_tiers()),
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::ClusterPolicy;
 use crate::ids::PodKey;
 use crate::ports::Revision;
 use crate::selector::LabelSelector;
@@ -56,6 +57,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
     /// Its name in lower case, as nftables writes it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -171,6 +175,47 @@ pub struct PolicyPod {
     pub claimed: Vec<IpAddr>,
 }
 
+/// Names a policy of either kind; prints as `NAMESPACE/NAME` or `ClusterNetworkPolicy/NAME`. No namespace has capital
+/// letters, so these are never the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub enum PolicyName {
+    /// A NetworkPolicy.
+    Namespaced(PolicyKey),
+    /// A `ClusterNetworkPolicy`.
+    Cluster(String),
+}
+
+impl PolicyName {
+    const CLUSTER: &str = "ClusterNetworkPolicy";
+}
+
+impl fmt::Display for PolicyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespaced(key) => key.fmt(f),
+            Self::Cluster(name) => write!(f, "{}/{name}", Self::CLUSTER),
+        }
+    }
+}
+
+impl Serialize for PolicyName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl TryFrom<String> for PolicyName {
+    type Error = &'static str;
+
+    fn try_from(value: String) -> Result<Self, Self::Error> {
+        match value.split_once('/') {
+            Some((Self::CLUSTER, name)) => Ok(Self::Cluster(name.to_owned())),
+            _ => PolicyKey::try_from(value).map(Self::Namespaced),
+        }
+    }
+}
+
 /// What the cluster says of policies. The maps are shared by views that have the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyView {
@@ -178,10 +223,19 @@ pub struct PolicyView {
     pub revision: Revision,
     /// Everything that the policies need has been listed at least once.
     pub complete: bool,
-    /// All policies.
+    /// All NetworkPolicies.
     pub policies: Arc<BTreeMap<PolicyKey, Arc<NetworkPolicy>>>,
+    /// All `ClusterNetworkPolicies`, by name.
+    pub cluster: Arc<BTreeMap<String, Arc<ClusterPolicy>>>,
     /// Labels of the namespaces, `kubernetes.io/metadata.name` among them.
     pub namespaces: Arc<BTreeMap<String, Arc<Labels>>>,
     /// Pods of the other nodes.
     pub pods: Arc<BTreeMap<PodKey, Arc<PolicyPod>>>,
+}
+
+impl PolicyView {
+    /// The cluster has no policy of either kind.
+    pub fn has_no_policy(&self) -> bool {
+        self.policies.is_empty() && self.cluster.is_empty()
+    }
 }

@@ -26,6 +26,12 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
+    /// Whether flows of a pod are judged by a tier other than NetworkPolicy's.
+    pub(super) fn uses_tiers(&self) -> bool {
+        let has_tier = |place: &Place| matches!(place, Place::Judged(gates) if gates.keys().any(|gate| gate.tier != Tier::Policy));
+        self.judging && self.pods.values().any(|pod| has_tier(&pod.place))
+    }
+
     /// Takes out what no pod needs any more: chains, then the peers and ports they named.
     pub fn prune(&mut self) {
         let used: BTreeSet<ChainId> = self
@@ -62,7 +68,8 @@ pub enum Place {
     Open,
     /// Nothing passes but from and to its own node.
     Shut(Shut),
-    /// By these chains; a gate that is not there admits.
+    /// By these chains; a gate that is not there admits. With a gate of NetworkPolicy none of the baseline is asked in
+    /// the same direction.
     Judged(BTreeMap<Gate, ChainId>),
 }
 
@@ -72,7 +79,7 @@ pub enum Place {
 pub enum Shut {
     /// Policies have not been listed completely yet.
     Starting,
-    /// The labels of the pod are not known, and a policy of its namespace may select it.
+    /// The labels of the pod are not known, and a policy may select it.
     Unknown,
     /// A policy that selects it could not be written.
     Failed,

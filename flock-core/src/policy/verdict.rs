@@ -1,14 +1,16 @@
 //! What the Kubernetes API says about one flow, written as its documentation tells it: a loop over the policies, their
 //! rules and their peers. Serves people who ask why a flow does not pass, and is what compiled rules are compared with.
 
+mod cluster;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Direction, LocalIdentity, LocalPod, NamedPort, NetworkPolicy, PolicyKey, PolicyPeer, PolicyPod,
-    PolicyPort, PolicyRule, PolicyView, PortMatch, Protocol, Shut,
+    ClusterTier, Direction, LocalIdentity, LocalPod, NamedPort, NetworkPolicy, PolicyKey, PolicyName,
+    PolicyPeer, PolicyPod, PolicyPort, PolicyRule, PolicyView, PortMatch, Protocol, Shut,
 };
 use crate::selector::LabelSelector;
 
@@ -56,9 +58,9 @@ pub struct Verdict {
 impl Verdict {
     /// Whether the flow passes.
     pub fn passes(&self) -> bool {
-        [&self.egress, &self.ingress]
-            .iter()
-            .all(|end| !matches!(end, Judgement::Shut { .. } | Judgement::Refused { .. }))
+        [&self.egress, &self.ingress].iter().all(|end| {
+            !matches!(end, Judgement::Shut { .. } | Judgement::Refused { .. } | Judgement::Denied { .. })
+        })
     }
 }
 
@@ -70,16 +72,26 @@ pub enum Judgement {
     NotSelected,
     /// Passes: both ends are the same pod.
     Itself,
+    /// Passes: only `ClusterNetworkPolicies` select this end for this direction, and none of them decides.
+    Undecided,
     /// Passes, by a policy of this end.
     Admitted {
         /// The first policy that admits it.
-        policy: PolicyKey,
+        policy: PolicyName,
         /// The index of its first rule that does, in `egress` or `ingress`.
         rule: usize,
     },
-    /// Dropped: no policy that selects this end for this direction admits it.
+    /// Dropped by a rule of a `ClusterNetworkPolicy` of this end.
+    Denied {
+        /// The policy.
+        policy: PolicyName,
+        /// The index of the rule, in `egress` or `ingress`.
+        rule: usize,
+    },
+    /// Dropped: no NetworkPolicy that selects this end for this direction admits it, and no `ClusterNetworkPolicy` of the
+    /// tier before them does.
     Refused {
-        /// These policies.
+        /// These NetworkPolicies.
         policies: Vec<PolicyKey>,
     },
     /// Dropped: nothing passes from and to this end.
@@ -89,14 +101,32 @@ pub enum Judgement {
     },
 }
 
-/// The policies that select a pod, in order, each with the directions it judges.
-pub fn selecting<'a>(view: &'a PolicyView, subject: Subject<'_>) -> Vec<(&'a PolicyKey, Vec<Direction>)> {
-    let selecting = view.policies.values().filter(|policy| selects(policy, subject));
-    let directions = |policy: &NetworkPolicy| {
-        let egress = policy.egress.is_some().then_some(Direction::Egress);
-        egress.into_iter().chain(policy.ingress.is_some().then_some(Direction::Ingress)).collect()
+/// The policies that select a pod, in the order they are asked, each with the directions it judges.
+pub fn selecting(view: &PolicyView, subject: Subject<'_>) -> Vec<(PolicyName, Vec<Direction>)> {
+    const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+    let namespaced: Vec<_> = view.policies.values().filter(|policy| selects(policy, subject)).collect();
+    let judges = |policy: &NetworkPolicy, direction| match direction {
+        Direction::Egress => policy.egress.is_some(),
+        Direction::Ingress => policy.ingress.is_some(),
     };
-    selecting.map(|policy| (&policy.key, directions(policy))).collect()
+    let is_final = |direction: &Direction| namespaced.iter().any(|policy| judges(policy, *direction));
+    let of_tier = |tier| {
+        cluster::selecting(view, tier, subject).into_iter().map(move |policy| {
+            let mut directions = DIRECTIONS.to_vec();
+            directions.retain(|direction| !policy.rules(*direction).is_empty());
+            (PolicyName::Cluster(policy.name.clone()), directions)
+        })
+    };
+    let mut told: Vec<_> = of_tier(ClusterTier::Admin).collect();
+    told.extend(namespaced.iter().map(|policy| {
+        let directions = DIRECTIONS.into_iter().filter(|direction| judges(policy, *direction));
+        (PolicyName::Namespaced(policy.key.clone()), directions.collect())
+    }));
+    told.extend(of_tier(ClusterTier::Baseline).map(|(name, mut directions)| {
+        directions.retain(|direction| !is_final(direction));
+        (name, directions)
+    }));
+    told
 }
 
 /// Whether a flow passes, and why.
@@ -118,6 +148,10 @@ fn judgement(view: &PolicyView, pods: &[LocalPod], flow: &Flow<'_>, direction: D
     if is_same(own.subject, other.subject) {
         return Judgement::Itself;
     }
+    let decide = |tier| cluster::decision(view, pods, flow, direction, tier);
+    if let Some(decided) = decide(ClusterTier::Admin) {
+        return decided;
+    }
     let mut refusing = Vec::new();
     for policy in view.policies.values().filter(|policy| selects(policy, own.subject)) {
         let rules = match direction {
@@ -127,12 +161,23 @@ fn judgement(view: &PolicyView, pods: &[LocalPod], flow: &Flow<'_>, direction: D
         let Some(rules) = rules else { continue };
         for (index, rule) in rules.iter().enumerate() {
             if admits(view, pods, flow, &policy.key.namespace, rule, direction) {
-                return Judgement::Admitted { policy: policy.key.clone(), rule: index };
+                let policy = PolicyName::Namespaced(policy.key.clone());
+                return Judgement::Admitted { policy, rule: index };
             }
         }
         refusing.push(policy.key.clone());
     }
-    if refusing.is_empty() { Judgement::NotSelected } else { Judgement::Refused { policies: refusing } }
+    if !refusing.is_empty() {
+        return Judgement::Refused { policies: refusing };
+    }
+    let judges = |tier| {
+        cluster::selecting(view, tier, own.subject).iter().any(|policy| !policy.rules(direction).is_empty())
+    };
+    let undecided = || {
+        let is_judged = judges(ClusterTier::Admin) || judges(ClusterTier::Baseline);
+        if is_judged { Judgement::Undecided } else { Judgement::NotSelected }
+    };
+    decide(ClusterTier::Baseline).unwrap_or_else(undecided)
 }
 
 fn shut(view: &PolicyView, pod: &LocalPod) -> Option<Shut> {
@@ -140,9 +185,14 @@ fn shut(view: &PolicyView, pod: &LocalPod) -> Option<Shut> {
         return Some(Shut::Starting);
     }
     match &pod.identity {
-        LocalIdentity::Unknown { namespace: None } if !view.policies.is_empty() => Some(Shut::Unknown),
+        LocalIdentity::Unknown { namespace: None } if !view.has_no_policy() => Some(Shut::Unknown),
         LocalIdentity::Unknown { namespace: Some(namespace) } => {
-            view.policies.keys().any(|key| key.namespace == *namespace).then_some(Shut::Unknown)
+            let by_namespaced = view.policies.keys().any(|key| key.namespace == *namespace);
+            let by_cluster = view.cluster.values().any(|policy| {
+                !view.namespaces.contains_key(namespace)
+                    || selects_namespace(view, &policy.subject.namespaces, namespace)
+            });
+            (by_namespaced || by_cluster).then_some(Shut::Unknown)
         }
         _ => None,
     }
@@ -157,12 +207,20 @@ fn is_same(one: Subject<'_>, other: Subject<'_>) -> bool {
 }
 
 fn selects(policy: &NetworkPolicy, subject: Subject<'_>) -> bool {
-    let (key, labels) = match subject {
-        Subject::Local(LocalPod { identity: LocalIdentity::Pod { key, labels, .. }, .. }) => (key, labels),
-        Subject::Remote(pod) => (&pod.key, &pod.labels),
-        _ => return false,
+    pod(subject)
+        .is_some_and(|pod| policy.key.namespace == pod.namespace && policy.subject.matches(pod.labels))
+}
+
+/// The pod a subject is, if its labels are known.
+fn pod(subject: Subject<'_>) -> Option<Pod<'_>> {
+    let (key, labels, ports) = match subject {
+        Subject::Local(LocalPod { identity: LocalIdentity::Pod { key, labels, ports, .. }, .. }) => {
+            (key, labels, ports)
+        }
+        Subject::Remote(pod) => (&pod.key, &pod.labels, &pod.ports),
+        _ => return None,
     };
-    policy.key.namespace == key.namespace() && policy.subject.matches(labels)
+    Some(Pod { namespace: key.namespace(), labels, ports })
 }
 
 fn admits(
@@ -203,13 +261,9 @@ fn admits(
                 (PortMatch::Name(name), Direction::Egress) => {
                     all(&|holder| matches!(holder, Holder::Pod(pod) if has(pod.ports, name)))
                 }
-                (PortMatch::Name(name), Direction::Ingress) => match flow.to.subject {
-                    Subject::Local(LocalPod { identity: LocalIdentity::Pod { ports, .. }, .. }) => {
-                        has(ports, name)
-                    }
-                    Subject::Remote(pod) => has(&pod.ports, name),
-                    _ => false,
-                },
+                (PortMatch::Name(name), Direction::Ingress) => {
+                    pod(flow.to.subject).is_some_and(|pod| has(pod.ports, name))
+                }
             }
     };
     (rule.peers.is_empty() || rule.peers.iter().any(is_peer))
@@ -233,6 +287,7 @@ enum Holder<'a> {
     Unknown,
 }
 
+#[derive(Clone, Copy)]
 struct Pod<'a> {
     namespace: &'a str,
     labels: &'a super::Labels,

@@ -95,7 +95,7 @@ impl Table {
             self.rules = Some(wanted.clone());
             return Ok(FirewallSynced::Unchanged);
         }
-        if update.judging.is_some() || wanted.judging && (update.narrows() || self.narrowed) {
+        if update.judging.is_some() || wanted.judging && (update.narrows(wanted) || self.narrowed) {
             let stamp = self.next_stamp(firewall).await?;
             if wanted.judging {
                 update = update.judging_again(stamp);

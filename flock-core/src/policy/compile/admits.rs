@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::digest::digest;
 use crate::policy::{Peer, PortRange, PortsId, Protocol};
 
-/// What the rules of a chain admit, whatever their order and their number: for each peer the union of its ports.
+/// What rules that do the same match, whatever their order and their number: for each peer the union of its ports.
 #[derive(Default)]
 pub(super) struct Admits(BTreeMap<Peer, Admitted>);
 

@@ -4,19 +4,20 @@ use std::sync::Arc;
 use super::admits::{Admits, ports_id};
 use super::digest::digest;
 use super::directory::Directory;
-use super::selection::{Among, Called, Numbers, Selection};
+use super::selection::{Among, Called, Numbers, Quorum, Selection};
 use crate::policy::{
-    Action, Chain, ChainId, Direction, End, NamedPort, NetworkPolicy, Peer, PeerId, PolicyKey, PolicyPeer,
-    PolicyRule, PortMatch, PortRange, PortsId, Protocol, Rule, Ruleset,
+    Action, Chain, ChainId, ClusterPolicy, ClusterPort, ClusterRule, Direction, End, NamedPort,
+    NetworkPolicy, Peer, PeerId, PolicyKey, PolicyRule, PortMatch, PortRange, PortsId, Protocol, Rule,
+    Ruleset,
 };
 
 /// The chains: one for each list of policies that pods have, and what the chains name.
 pub(super) struct Chains<'a> {
     directory: Directory<'a>,
     /// The rules of policies in one direction, as far as they were needed.
-    pieces: BTreeMap<(&'a PolicyKey, Direction), Arc<[Piece<'a>]>>,
+    blocks: BTreeMap<(Policy<'a>, Direction), Arc<[Block<'a>]>>,
     /// The chain of each list of policies, and of named ports where one of the policies asks for them.
-    lists: BTreeMap<(Direction, Vec<&'a PolicyKey>, &'a [NamedPort]), ChainId>,
+    lists: BTreeMap<(Direction, Vec<Policy<'a>>, &'a [NamedPort]), ChainId>,
     selections: BTreeMap<Selection, PeerId>,
     /// What was asked of named ports of other pods, and the answers.
     numbers: BTreeMap<(Among, Called), Numbers>,
@@ -24,7 +25,20 @@ pub(super) struct Chains<'a> {
     made: BTreeMap<ChainId, Arc<Chain>>,
 }
 
-/// A peer, and ports it is admitted for; `None`: for everything.
+/// Names a policy of either kind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Policy<'a> {
+    Namespaced(&'a PolicyKey),
+    Cluster(&'a str),
+}
+
+/// Rules whose order means nothing: they do the same. All rules of a NetworkPolicy, or one of a `ClusterNetworkPolicy`.
+struct Block<'a> {
+    action: Action,
+    pieces: Vec<Piece<'a>>,
+}
+
+/// A peer, and ports it is meant for; `None`: for everything.
 struct Piece<'a> {
     peer: Peer,
     ports: Option<(Protocol, Ports<'a>)>,
@@ -33,15 +47,18 @@ struct Piece<'a> {
 enum Ports<'a> {
     All,
     Range(PortRange),
-    /// What the pod itself calls so: one policy, another number in each pod.
-    Own(&'a str),
+    /// What the destination pod calls so. In a piece it is the pod itself: one policy, another number in each pod.
+    Named(&'a str),
 }
+
+/// The blocks of some policies in one direction.
+type Listed<'a> = Vec<(Policy<'a>, Arc<[Block<'a>]>)>;
 
 impl<'a> Chains<'a> {
     pub(super) fn new(directory: Directory<'a>) -> Self {
         Self {
             directory,
-            pieces: BTreeMap::new(),
+            blocks: BTreeMap::new(),
             lists: BTreeMap::new(),
             selections: BTreeMap::new(),
             numbers: BTreeMap::new(),
@@ -59,45 +76,79 @@ impl<'a> Chains<'a> {
         own: &'a [NamedPort],
     ) -> Option<ChainId> {
         let of_direction = policies.iter().filter_map(|policy| Some((*policy, rules(policy, direction)?)));
-        let pieces: Vec<_> = of_direction
-            .map(|(policy, rules)| (&policy.key, self.pieces(&policy.key, direction, rules)))
+        let listed: Listed<'a> = of_direction
+            .map(|(policy, rules)| {
+                let blocks = |chains: &mut Self| vec![chains.block(&policy.key.namespace, direction, rules)];
+                self.blocks(Policy::Namespaced(&policy.key), direction, blocks)
+            })
             .collect();
-        if pieces.is_empty() {
+        self.chain(direction, &listed, own, |chains| {
+            let mut admits = Admits::default();
+            listed.iter().flat_map(|(_, blocks)| &**blocks).for_each(|block| block.admit(own, &mut admits));
+            Chain { direction, rules: chains.rules(Action::Accept, admits), end: End::Refuse }
+        })
+    }
+
+    /// The same for policies of one tier in the order they are asked: the rules stay in their order. `None` where they
+    /// have none for the direction.
+    pub(super) fn of_tier(
+        &mut self,
+        direction: Direction,
+        policies: &[&'a ClusterPolicy],
+        own: &'a [NamedPort],
+    ) -> Option<ChainId> {
+        let of_direction = policies.iter().filter(|policy| !policy.rules(direction).is_empty());
+        let listed: Listed<'a> = of_direction
+            .map(|policy| {
+                let rules = policy.rules(direction).iter();
+                let blocks =
+                    |chains: &mut Self| rules.map(|rule| chains.cluster_block(direction, rule)).collect();
+                self.blocks(Policy::Cluster(&policy.name), direction, blocks)
+            })
+            .collect();
+        self.chain(direction, &listed, own, |chains| {
+            let mut rules = Vec::new();
+            for block in listed.iter().flat_map(|(_, blocks)| &**blocks) {
+                let mut admits = Admits::default();
+                block.admit(own, &mut admits);
+                rules.extend(chains.rules(block.action, admits));
+            }
+            Chain { direction, rules, end: End::NextTier }
+        })
+    }
+
+    /// The chain of a list of policies, made where it is not known yet.
+    fn chain(
+        &mut self,
+        direction: Direction,
+        listed: &Listed<'a>,
+        own: &'a [NamedPort],
+        make: impl FnOnce(&mut Self) -> Chain,
+    ) -> Option<ChainId> {
+        if listed.is_empty() {
             return None;
         }
-        let asks = |piece: &Piece<'_>| matches!(piece.ports, Some((_, Ports::Own(_))));
-        let named = pieces.iter().any(|(_, pieces)| pieces.iter().any(asks));
-        let list = (direction, pieces.iter().map(|(key, _)| *key).collect(), if named { own } else { &[] });
+        let asks = |piece: &Piece<'_>| matches!(piece.ports, Some((_, Ports::Named(_))));
+        let mut blocks = listed.iter().flat_map(|(_, blocks)| &**blocks);
+        let named = blocks.any(|block| block.pieces.iter().any(asks));
+        let list =
+            (direction, listed.iter().map(|(policy, _)| *policy).collect(), if named { own } else { &[] });
         if let Some(id) = self.lists.get(&list) {
             return Some(*id);
         }
-        let mut admits = Admits::default();
-        for piece in pieces.iter().flat_map(|(_, pieces)| &**pieces) {
-            match &piece.ports {
-                None => admits.everything(&piece.peer),
-                Some((protocol, Ports::All)) => admits.ports(&piece.peer, *protocol, None),
-                Some((protocol, Ports::Range(range))) => admits.ports(&piece.peer, *protocol, Some(*range)),
-                Some((protocol, Ports::Own(name))) => {
-                    for port in own.iter().filter(|port| port.name == *name && port.protocol == *protocol) {
-                        admits.ports(&piece.peer, *protocol, Some(single(port.number)));
-                    }
-                }
-            }
-        }
-        let id = self.chain(direction, admits);
+        let chain = make(self);
+        let id = ChainId(digest("chain", &chain));
+        self.made.entry(id).or_insert_with(|| Arc::new(chain));
         self.lists.insert(list, id);
         Some(id)
     }
 
-    fn chain(&mut self, direction: Direction, admits: Admits) -> ChainId {
+    fn rules(&mut self, action: Action, admits: Admits) -> Vec<Rule> {
         let rules = admits.finish().into_iter().map(|(peer, ports)| {
             let ports = ports.map(|(protocol, list)| (protocol, list.map(|list| self.list(list))));
-            Rule { peer, ports, action: Action::Accept }
+            Rule { peer, ports, action }
         });
-        let chain = Chain { direction, rules: rules.collect(), end: End::Refuse };
-        let id = ChainId(digest("chain", &chain));
-        self.made.entry(id).or_insert_with(|| Arc::new(chain));
-        id
+        rules.collect()
     }
 
     fn list(&mut self, ranges: Vec<PortRange>) -> PortsId {
@@ -106,74 +157,99 @@ impl<'a> Chains<'a> {
         id
     }
 
-    fn pieces(
+    /// The blocks of a policy, made where they are not known yet.
+    fn blocks(
         &mut self,
-        key: &'a PolicyKey,
+        policy: Policy<'a>,
         direction: Direction,
-        rules: &'a [PolicyRule],
-    ) -> Arc<[Piece<'a>]> {
-        if let Some(known) = self.pieces.get(&(key, direction)) {
-            return Arc::clone(known);
+        make: impl FnOnce(&mut Self) -> Vec<Block<'a>>,
+    ) -> (Policy<'a>, Arc<[Block<'a>]>) {
+        if let Some(known) = self.blocks.get(&(policy, direction)) {
+            return (policy, Arc::clone(known));
         }
+        let blocks: Arc<[Block<'a>]> = make(self).into();
+        self.blocks.insert((policy, direction), Arc::clone(&blocks));
+        (policy, blocks)
+    }
+
+    /// The rules of a NetworkPolicy.
+    fn block(&mut self, namespace: &str, direction: Direction, rules: &'a [PolicyRule]) -> Block<'a> {
+        let action = Action::Accept;
         let mut pieces = Vec::new();
         for rule in rules {
             let peers = rule.peers.iter().map(Some);
             let everybody = rule.peers.is_empty().then_some(None);
             for peer in peers.chain(everybody) {
-                self.rule(&key.namespace, direction, peer, rule, &mut pieces);
+                let among = Among::new(namespace, peer);
+                let ports = rule.ports.iter().map(|port| (port.protocol, Ports::from(&port.port)));
+                self.pieces(direction, action, among, ports, &mut pieces);
             }
         }
-        let pieces: Arc<[Piece<'a>]> = pieces.into();
-        self.pieces.insert((key, direction), Arc::clone(&pieces));
-        pieces
+        Block { action, pieces }
     }
 
-    /// One peer of a rule, with all its ports.
-    fn rule(
+    /// One rule of a `ClusterNetworkPolicy`.
+    fn cluster_block(&mut self, direction: Direction, rule: &'a ClusterRule) -> Block<'a> {
+        let mut pieces = Vec::new();
+        for peer in &rule.peers {
+            let ports = rule.ports.iter().flat_map(|port| match port {
+                ClusterPort::All(protocol) => vec![(*protocol, Ports::All)],
+                ClusterPort::Range(protocol, range) => vec![(*protocol, Ports::Range(*range))],
+                ClusterPort::Name(name) => {
+                    Protocol::ALL.map(|protocol| (protocol, Ports::Named(name))).into()
+                }
+            });
+            self.pieces(direction, rule.action, Among::from(peer), ports, &mut pieces);
+        }
+        Block { action: rule.action, pieces }
+    }
+
+    /// One peer of a rule, with all its ports; without ports for everything.
+    fn pieces(
         &mut self,
-        namespace: &str,
         direction: Direction,
-        peer: Option<&PolicyPeer>,
-        rule: &'a PolicyRule,
+        action: Action,
+        among: Among,
+        ports: impl Iterator<Item = (Protocol, Ports<'a>)>,
         pieces: &mut Vec<Piece<'a>>,
     ) {
-        let among = Among::new(namespace, peer);
-        let mut plain = None;
-        if rule.ports.is_empty() {
-            pieces.push(Piece { peer: self.peer(&among), ports: None });
+        let selection = Selection { among, called: None, quorum: Quorum::of(action) };
+        let mut ports = ports.peekable();
+        if ports.peek().is_none() {
+            pieces.push(Piece { peer: self.peer(&selection), ports: None });
         }
-        for port in &rule.ports {
-            let ports = match &port.port {
-                PortMatch::Any => Ports::All,
-                PortMatch::Range(range) => Ports::Range(*range),
-                PortMatch::Name(name) if direction == Direction::Ingress => Ports::Own(name),
-                PortMatch::Name(name) => {
-                    self.called(&among, name, port.protocol, pieces);
-                    continue;
+        let mut plain = None;
+        for (protocol, ports) in ports {
+            match ports {
+                Ports::Named(name) if direction == Direction::Egress => {
+                    self.called(&selection, name, protocol, pieces);
                 }
-            };
-            let peer = plain.get_or_insert_with(|| self.peer(&among)).clone();
-            pieces.push(Piece { peer, ports: Some((port.protocol, ports)) });
+                ports => {
+                    let peer = plain.get_or_insert_with(|| self.peer(&selection)).clone();
+                    pieces.push(Piece { peer, ports: Some((protocol, ports)) });
+                }
+            }
         }
     }
 
     /// A named port of the pods at the other end: as many peers as there are numbers for it.
-    fn called(&mut self, among: &Among, name: &str, protocol: Protocol, pieces: &mut Vec<Piece<'a>>) {
+    fn called(&mut self, selection: &Selection, name: &str, protocol: Protocol, pieces: &mut Vec<Piece<'a>>) {
         let called = Called { name: name.to_owned(), protocol, number: None };
-        let query = (among.clone(), called.clone());
-        let numbers = self.numbers.entry(query).or_insert_with(|| self.directory.numbers(among, &called));
+        let query = (selection.among.clone(), called.clone());
+        let ask = || self.directory.numbers(&selection.among, &called);
+        let numbers = self.numbers.entry(query).or_insert_with(ask);
         for number in numbers.keys().copied().collect::<Vec<_>>() {
             let called = Some(Called { number: Some(number), ..called.clone() });
-            let peer = self.pods(Selection { among: among.clone(), called });
+            let peer = self.pods(Selection { called, ..selection.clone() });
             pieces.push(Piece { peer, ports: Some((protocol, Ports::Range(single(number)))) });
         }
     }
 
-    fn peer(&mut self, among: &Among) -> Peer {
-        match among {
+    fn peer(&mut self, selection: &Selection) -> Peer {
+        match &selection.among {
             Among::Everybody => Peer::Any,
             Among::Net { cidr, except } => Peer::Net { cidr: *cidr, except: except.clone() },
-            Among::Pods { .. } => self.pods(Selection { among: among.clone(), called: None }),
+            Among::Pods { .. } => self.pods(selection.clone()),
         }
     }
 
@@ -199,6 +275,34 @@ impl<'a> Chains<'a> {
         ruleset.chains = self.made;
         ruleset.ports = self.ports;
         Asked { selections, numbers: self.numbers }
+    }
+}
+
+impl Block<'_> {
+    /// Puts the pieces together, for a pod with these named ports.
+    fn admit(&self, own: &[NamedPort], admits: &mut Admits) {
+        for Piece { peer, ports } in &self.pieces {
+            match ports {
+                None => admits.everything(peer),
+                Some((protocol, Ports::All)) => admits.ports(peer, *protocol, None),
+                Some((protocol, Ports::Range(range))) => admits.ports(peer, *protocol, Some(*range)),
+                Some((protocol, Ports::Named(name))) => {
+                    for port in own.iter().filter(|port| port.name == *name && port.protocol == *protocol) {
+                        admits.ports(peer, *protocol, Some(single(port.number)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<'a> From<&'a PortMatch> for Ports<'a> {
+    fn from(port: &'a PortMatch) -> Self {
+        match port {
+            PortMatch::Any => Self::All,
+            PortMatch::Range(range) => Self::Range(*range),
+            PortMatch::Name(name) => Self::Named(name),
+        }
     }
 }
 

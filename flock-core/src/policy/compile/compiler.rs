@@ -59,6 +59,7 @@ impl Last {
     fn advance(&mut self, view: &PolicyView, pods: &[LocalPod]) -> bool {
         let same = self.view.complete == view.complete
             && self.view.policies == view.policies
+            && self.view.cluster == view.cluster
             && self.view.namespaces == view.namespaces
             && self.pods == pods;
         if !same {
@@ -187,5 +188,6 @@ fn is_member(selection: &Selection, address: IpAddr, holders: Option<&Vec<Holder
     let matches = |(_, holder): &HolderOf<'_>| {
         holder.as_ref().is_some_and(|(profile, namespace)| selection.matches(profile, namespace))
     };
-    selection.among.reaches(address) && holders.is_some_and(|holders| holders.iter().all(matches))
+    selection.among.reaches(address)
+        && holders.is_some_and(|holders| selection.quorum.is_met(holders.iter().map(matches)))
 }

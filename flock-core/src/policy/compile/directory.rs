@@ -14,8 +14,8 @@ use crate::selector::LabelSelector;
 pub(super) struct Directory<'a> {
     classes: Vec<Class<'a>>,
     namespaces: BTreeMap<&'a str, Namespace<'a>>,
-    /// Addresses that pods of several classes have, and the classes.
-    shared: Vec<(IpAddr, Vec<usize>)>,
+    /// Addresses that pods of several classes have, and the classes; `None` for pods whose labels are not known.
+    shared: Vec<(IpAddr, Vec<Option<usize>>)>,
     /// The namespaces each `namespaceSelector` selects, as far as it was asked.
     selected: BTreeMap<LabelSelector, Vec<&'a str>>,
 }
@@ -46,12 +46,14 @@ impl<'a> Directory<'a> {
         classes.into_directory(entries)
     }
 
-    /// Addresses of which every holder is selected.
+    /// Addresses of which enough holders are selected.
     pub(super) fn members(&mut self, selection: &Selection) -> BTreeSet<IpAddr> {
         let matching = self.matching(&selection.among, selection.called.as_ref());
-        let matches = |class: &usize| matching.binary_search(class).is_ok();
+        let matches =
+            |class: &Option<usize>| class.is_some_and(|class| matching.binary_search(&class).is_ok());
         let sole = matching.iter().flat_map(|class| &self.classes[*class].addresses);
-        let shared = self.shared.iter().filter(|(_, classes)| classes.iter().all(matches));
+        let shared =
+            self.shared.iter().filter(|(_, classes)| selection.quorum.is_met(classes.iter().map(matches)));
         sole.chain(shared.map(|(address, _)| address))
             .filter(|address| selection.among.reaches(**address))
             .copied()
@@ -156,11 +158,10 @@ impl<'a> Classes<'a> {
             let [(address, title, _), ..] = same else { continue };
             // Nobody else has a claim to the own address of a pod.
             let entitled = same.iter().filter(|(_, other, _)| other == title);
-            let Some(holders) = entitled.map(|(_, _, class)| *class).collect::<Option<Vec<_>>>() else {
-                continue;
-            };
+            let holders: Vec<_> = entitled.map(|(_, _, class)| *class).collect();
             match holders.as_slice() {
-                [sole] => classes[*sole].addresses.push(*address),
+                [Some(sole)] => classes[*sole].addresses.push(*address),
+                [None] => {}
                 _ => shared.push((*address, holders)),
             }
         }

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 
 use super::digest::digest;
 use super::holders::Profile;
-use crate::policy::{Labels, NamedPort, PeerId, PolicyPeer, Protocol};
+use crate::policy::{Action, ClusterPeer, Labels, NamedPort, PeerId, PolicyPeer, Protocol};
 use crate::selector::LabelSelector;
 
 /// The pods that a rule means. Its name stays the same whoever is among them.
@@ -14,6 +14,35 @@ pub(super) struct Selection {
     pub(super) among: Among,
     /// Of these only the pods that have the named port.
     pub(super) called: Option<Called>,
+    /// How an address that several pods have counts.
+    pub(super) quorum: Quorum,
+}
+
+/// Which pods that have an address must be selected, so that the address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Quorum {
+    /// All: a stranger that claims the address is not let in.
+    All,
+    /// One, for rules that deny: a stranger that claims the address does not let the others in.
+    One,
+}
+
+impl Quorum {
+    pub(super) const fn of(action: Action) -> Self {
+        match action {
+            Action::Accept | Action::Pass => Self::All,
+            Action::Deny => Self::One,
+        }
+    }
+
+    /// Whether there are enough: for each pod that has the address, whether it is selected. Without pods there are not.
+    pub(super) fn is_met(self, pods: impl IntoIterator<Item = bool>) -> bool {
+        let mut pods = pods.into_iter().peekable();
+        match self {
+            Self::All => pods.peek().is_some() && pods.all(|is_selected| is_selected),
+            Self::One => pods.any(|is_selected| is_selected),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,6 +107,19 @@ impl Among {
     }
 }
 
+impl From<&ClusterPeer> for Among {
+    fn from(peer: &ClusterPeer) -> Self {
+        match peer {
+            ClusterPeer::Everybody => Self::Everybody,
+            ClusterPeer::Net(cidr) => Self::Net { cidr: *cidr, except: Vec::new() },
+            ClusterPeer::Pods(pods) => {
+                let namespaces = Namespaces::Selected(pods.namespaces.clone());
+                Self::Pods { namespaces, pods: pods.pods.clone() }
+            }
+        }
+    }
+}
+
 impl Among {
     /// Whether a pod is one of them, whatever its addresses. `namespace` are the labels of its namespace.
     pub(super) fn matches(&self, pod: &Profile<'_>, namespace: &Labels) -> bool {
@@ -112,6 +154,10 @@ impl Selection {
     }
 
     pub(super) fn id(&self) -> PeerId {
-        PeerId(digest("peers", self))
+        let kind = match self.quorum {
+            Quorum::All => "peers",
+            Quorum::One => "denied peers",
+        };
+        PeerId(digest(kind, &(&self.among, &self.called)))
     }
 }

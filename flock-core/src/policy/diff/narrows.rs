@@ -3,17 +3,34 @@ use std::sync::Arc;
 
 use super::{Change, PeerChange, Update};
 use crate::policy::{
-    Action, Chain, ChainId, End, Gate, Peer, Place, PodRules, PortRange, PortsId, Protocol, Rule, Tier,
+    Action, Chain, ChainId, End, Gate, Peer, PeerId, Place, PodRules, PortRange, PortsId, Protocol, Rule,
+    Ruleset, Tier,
 };
 
 impl Update {
     /// Whether an open flow may not be admitted any more, so that open flows have to be judged again. True where that
     /// cannot be told from the update by itself. A pod that is gone narrows nothing: its flows are forgotten.
     ///
-    /// Members that join a peer set are taken to widen it, so rules that deny are not supported.
-    pub fn narrows(&self) -> bool {
+    /// `wanted` are the rules it leads to: a peer that joins those of a rule that denies or passes on narrows too, and the
+    /// chains that stay are not part of the update.
+    pub fn narrows(&self, wanted: &Ruleset) -> bool {
         let loses = |change: &PeerChange| matches!(change, PeerChange::Members { removed, .. } if !removed.is_empty());
-        self.peers.values().any(loses) || self.pods.values().any(|change| self.pod_narrows(change))
+        self.peers.values().any(loses)
+            || self.pods.values().any(|change| self.pod_narrows(change))
+            || self.grows_denied(wanted)
+    }
+
+    /// Whether peers join those of a rule that does not accept. Chains that are gone do not count: their pods change.
+    fn grows_denied(&self, wanted: &Ruleset) -> bool {
+        let grows = |id: &PeerId| {
+            let change = self.peers.get(id);
+            matches!(change, Some(PeerChange::Members { added, .. }) if !added.is_empty())
+        };
+        let rules = wanted.chains.values().flat_map(|chain| &chain.rules);
+        rules.filter(|rule| rule.action != Action::Accept).any(|rule| match &rule.peer {
+            Peer::Pods(id) => grows(id),
+            Peer::Any | Peer::Net { .. } => false,
+        })
     }
 
     fn pod_narrows(&self, change: &Change<PodRules>) -> bool {

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 use super::chains::{self, Text};
 use super::element::{of_peer, of_pod};
 use super::{Element, SetName, TABLE, is_compared};
-use crate::policy::{Place, PortRange, Ruleset, Stamp, Tier};
+use crate::policy::{PortRange, Ruleset, Stamp};
 use crate::ports::{Digest, Observed};
 
 /// Reasons packets are dropped for, each with a counter.
@@ -65,17 +65,8 @@ pub(super) fn put(text: &mut String, what: std::fmt::Arguments<'_>) {
     let _ = text.write_fmt(what);
 }
 
-/// Whether a pod has a gate of a tier other than NetworkPolicy's.
-pub(super) fn has_tiers(place: &Place) -> bool {
-    matches!(place, Place::Judged(gates) if gates.keys().any(|gate| gate.tier != Tier::Policy))
-}
-
-fn uses_tiers(rules: &Ruleset) -> bool {
-    rules.pods.values().any(|pod| has_tiers(&pod.place))
-}
-
 fn sets(rules: &Ruleset) -> impl Iterator<Item = SetName> {
-    let tiers = if uses_tiers(rules) { SetName::TIERS.as_slice() } else { &[] };
+    let tiers = if rules.uses_tiers() { SetName::TIERS.as_slice() } else { &[] };
     let ports = rules.ports.keys().map(|id| SetName::Ports(*id));
     let peers = rules.peers.keys().flat_map(|id| SetName::peers(*id));
     SetName::ALWAYS.into_iter().chain(tiers.iter().copied()).chain(ports).chain(peers)
@@ -85,7 +76,7 @@ fn chains(rules: &Ruleset, stamp: Stamp) -> Vec<Text> {
     let mut all = Vec::from(chains::always());
     if rules.judging {
         all.extend(chains::judging(stamp));
-        all.extend(chains::tiers(uses_tiers(rules)));
+        all.extend(chains::tiers(rules.uses_tiers()));
         all.extend(rules.chains.iter().map(|(id, chain)| chains::of(*id, chain)));
     }
     all

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::chains::{self, Text};
 use super::element::{of_peer, of_pod};
-use super::table::{has_tiers, of_ports, put, put_elements, stamp_element};
+use super::table::{of_ports, put, put_elements, stamp_element};
 use super::{Element, SetName, TABLE};
 use crate::policy::{Change, Judging, PeerChange, PodRules, Stamp, Update};
 
@@ -110,17 +110,12 @@ pub fn update(update: &Update) -> Rendered {
         && update.ports.is_empty()
         && update.judging.is_none()
         && update.peers.values().all(members_only)
-        && !brings_tiers(update)
+        && update.tiers.is_none()
     {
         let change = |((verb, set), elements)| ElementChange { verb, set, elements };
         return Rendered::Elements(changes.0.into_iter().map(change).collect());
     }
     Rendered::Script(script(update, &changes))
-}
-
-/// Whether a pod gets a gate of a tier whose maps may not be there yet.
-fn brings_tiers(update: &Update) -> bool {
-    update.pods.values().filter_map(|change| change.after.as_ref()).any(|pod| has_tiers(&pod.place))
 }
 
 /// New sets, new chains, what judges, then everything that goes, and new elements at the end: the kernel looks through
@@ -131,8 +126,8 @@ fn script(update: &Update, changes: &Changes) -> String {
     if let Some(Judging::On(stamp)) = update.judging {
         judge(&mut text, stamp);
     }
-    if brings_tiers(update) {
-        let chains = chains::tiers(true);
+    if let Some(used) = update.tiers {
+        let chains = chains::tiers(used);
         command(&mut text, "flush chain", chains.iter().map(|chain| &chain.name));
         put_rules(&mut text, &chains);
     }
@@ -142,6 +137,9 @@ fn script(update: &Update, changes: &Changes) -> String {
         stop_judging(&mut text);
     }
     let (gone_chains, gone_sets) = gone(update);
+    if update.tiers == Some(false) {
+        command(&mut text, "delete map", SetName::TIERS);
+    }
     command(&mut text, "delete chain", gone_chains);
     command(&mut text, "delete set", gone_sets);
     for (id, change) in &update.ports {
@@ -178,7 +176,7 @@ fn new_sets(text: &mut String, update: &Update) {
     let ports = update.ports.iter().filter(|(_, change)| is_new(change)).map(|(id, _)| SetName::Ports(*id));
     let peers = update.peers.iter().filter(|(_, change)| matches!(change, PeerChange::New(_)));
     let peers = peers.flat_map(|(id, _)| SetName::peers(*id));
-    let tiers = if brings_tiers(update) { SetName::TIERS.as_slice() } else { &[] };
+    let tiers = if update.tiers == Some(true) { SetName::TIERS.as_slice() } else { &[] };
     for set in tiers.iter().copied().chain(ports).chain(peers) {
         text.push_str(&set.declaration());
     }

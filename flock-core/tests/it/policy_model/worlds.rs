@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use flock_core::ids::{IfName, PodKey};
 use flock_core::policy::{
-    Labels, LocalIdentity, LocalPod, NamedPort, NetworkPolicy, PolicyKey, PolicyPeer, PolicyPod, PolicyPort,
-    PolicyRule, PolicyView, PortMatch, PortRange, Protocol,
+    Action, ClusterPeer, ClusterPods, ClusterPolicy, ClusterPort, ClusterRule, ClusterTier, Labels,
+    LocalIdentity, LocalPod, NamedPort, NetworkPolicy, PolicyKey, PolicyPeer, PolicyPod, PolicyPort,
+    PolicyRule, PolicyView, PortMatch, PortRange, Priority, Protocol,
 };
 use flock_core::selector::{LabelRequirementSpec, LabelSelector, LabelSelectorSpec};
 use ipnet::IpNet;
@@ -56,10 +57,14 @@ pub(crate) fn services() -> Vec<Option<(Protocol, u16)>> {
 }
 
 pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
-    let policies = vec((policy(), 0..3_u8), 0..5);
+    let policies = (
+        vec((policy(), 0..3_u8), 0..5),
+        prop_oneof![vec(cluster_policy(), 0..1), vec(cluster_policy(), 1..5)],
+    );
     let flags = (prop::bool::weighted(0.95), any::<bool>());
     (flags, policies, namespaces(), vec(remote(), 0..6), vec(local(), 0..4)).prop_map(
-        |((complete, shared), policies, namespaces, remote, local)| {
+        |((complete, shared), (policies, cluster), namespaces, remote, local)| {
+            let cluster = cluster.into_iter().map(|policy| (policy.name.clone(), Arc::new(policy)));
             let mut shared = shared.then(Shared::default);
             let policies = policies.into_iter().map(|(mut policy, name)| {
                 policy.key.name = format!("p{name}");
@@ -85,6 +90,7 @@ pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
             let view = PolicyView {
                 complete,
                 policies: Arc::new(policies.collect()),
+                cluster: Arc::new(cluster.collect()),
                 namespaces: Arc::new(namespaces),
                 pods: remote,
                 ..PolicyView::default()
@@ -182,6 +188,54 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
             NetworkPolicy { key, subject, ingress, egress }
         },
     )
+}
+
+/// Many of the same priority, whose names decide.
+fn cluster_policy() -> impl Strategy<Value = ClusterPolicy> {
+    let tier = select(vec![ClusterTier::Admin, ClusterTier::Baseline]);
+    let priority = select(vec![0, 500, 500, 1000]).prop_map(|number| Priority::new(number).unwrap());
+    let rules = || vec(cluster_rule(), 0..4);
+    (select(vec!["w", "x", "y", "z"]), tier, priority, cluster_pods(), rules(), rules()).prop_map(
+        |(name, tier, priority, subject, ingress, egress)| ClusterPolicy {
+            name: name.to_owned(),
+            tier,
+            priority,
+            subject,
+            ingress,
+            egress,
+        },
+    )
+}
+
+fn cluster_pods() -> impl Strategy<Value = ClusterPods> {
+    (selector(&["team", NAMESPACE_NAME]), selector(&["k", "l"]))
+        .prop_map(|(namespaces, pods)| ClusterPods { namespaces, pods })
+}
+
+fn cluster_rule() -> impl Strategy<Value = ClusterRule> {
+    let action = || select(vec![Action::Accept, Action::Deny, Action::Pass]);
+    let nets: Vec<IpNet> = BLOCKS.iter().flat_map(|family| *family).map(|net| net.parse().unwrap()).collect();
+    let peer = prop_oneof![
+        4 => cluster_pods().prop_map(ClusterPeer::Pods),
+        2 => select(nets).prop_map(ClusterPeer::Net),
+        1 => Just(ClusterPeer::Everybody),
+    ];
+    let port = prop_oneof![
+        3 => port().prop_map(|PolicyPort { protocol, port }| match port {
+            PortMatch::Any => ClusterPort::All(protocol),
+            PortMatch::Range(range) => ClusterPort::Range(protocol, range),
+            PortMatch::Name(name) => ClusterPort::Name(name),
+        }),
+        1 => Just(ClusterPort::Name("web".to_owned())),
+    ];
+    let ports = prop_oneof![1 => vec(port.clone(), 0..1), 2 => vec(port, 1..3)];
+    let rule = (action(), vec(peer, 1..3), ports).prop_map(|(action, peers, ports)| ClusterRule {
+        name: None,
+        action,
+        peers,
+        ports,
+    });
+    prop_oneof![12 => rule, 1 => action().prop_map(|action| ClusterRule::closed(None, action))]
 }
 
 fn rule() -> impl Strategy<Value = PolicyRule> {

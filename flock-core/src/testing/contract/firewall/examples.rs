@@ -55,8 +55,19 @@ fn ranges(id: u64) -> Arc<[PortRange]> {
     }
 }
 
-/// A chain by number: even ones admit egress, odd ones ingress.
+/// A chain by number: even ones admit egress, odd ones ingress. From [`CHAINS`] on they are those of the tiers before
+/// and after NetworkPolicy.
 pub fn chain(number: u64) -> Chain {
+    let direction = if number.is_multiple_of(2) { Direction::Egress } else { Direction::Ingress };
+    if number >= CHAINS {
+        let rule = |action, peer, ports| Rule { peer: Peer::Pods(PeerId(peer)), ports, action };
+        let rules = vec![
+            rule(Action::Pass, 0, Some((Protocol::Tcp, Some(PortsId(number % 3))))),
+            rule(Action::Accept, 1, None),
+            rule(Action::Deny, 2, Some((Protocol::Udp, None))),
+        ];
+        return Chain { direction, rules, end: End::NextTier };
+    }
     let rule = |peer, ports| Rule { peer, ports, action: Action::Accept };
     let net = |cidr: &str, except: &[&str]| Peer::Net {
         cidr: cidr.parse().unwrap(),
@@ -79,7 +90,6 @@ pub fn chain(number: u64) -> Chain {
             rule(net("::/0", &[]), some(Protocol::Udp, 0)),
         ],
     };
-    let direction = if number.is_multiple_of(2) { Direction::Egress } else { Direction::Ingress };
     Chain { direction, rules, end: End::Refuse }
 }
 
@@ -109,8 +119,12 @@ fn assemble(
 }
 
 fn judged(gates: &[(Direction, u64)]) -> Place {
-    let gate = |(direction, id): &(Direction, u64)| {
-        (Gate { direction: *direction, tier: Tier::Policy }, ChainId(*id))
+    by_tiers(&gates.iter().map(|(direction, id)| (*direction, Tier::Policy, *id)).collect::<Vec<_>>())
+}
+
+fn by_tiers(gates: &[(Direction, Tier, u64)]) -> Place {
+    let gate = |(direction, tier, id): &(Direction, Tier, u64)| {
+        (Gate { direction: *direction, tier: *tier }, ChainId(*id))
     };
     Place::Judged(gates.iter().map(gate).collect())
 }
@@ -126,15 +140,19 @@ pub fn examples() -> Vec<Example> {
     use Direction::{Egress, Ingress};
     let open = Place::Open;
     let both = judged(&[(Egress, 4), (Ingress, 5)]);
+    let tiers = [(Egress, Tier::Admin, 8), (Egress, Tier::Policy, 4), (Ingress, Tier::Baseline, 9)];
+    let tiers = by_tiers(&tiers);
     vec![
         example("nothing", false, &[], &[]),
         example("judged", true, &[(1, open.clone()), (2, both.clone())], &[1, 2]),
         example("open", false, &[(1, open.clone()), (2, open.clone())], &[]),
         example("judging nobody", true, &[(1, open.clone()), (2, open.clone())], &[]),
         example("shut", true, &[(1, Place::Shut(Shut::Starting)), (2, Place::Shut(Shut::Starting))], &[]),
-        example("other members", true, &[(1, open.clone()), (2, both)], &[2, 3]),
+        example("other members", true, &[(1, open.clone()), (2, both.clone())], &[2, 3]),
         example("other chains", true, &[(1, judged(&[(Egress, 0)])), (2, judged(&[(Egress, 6)]))], &[1]),
         example("same chain", true, &[(1, judged(&[(Ingress, 5)])), (2, judged(&[(Ingress, 5)]))], &[]),
+        example("tiers", true, &[(1, open.clone()), (2, tiers)], &[1, 2]),
+        example("another tier", true, &[(1, by_tiers(&[(Egress, Tier::Admin, 8)])), (2, both)], &[1]),
         example("everything is refused", true, &[(1, judged(&[(Egress, 0), (Ingress, 1)])), (3, open)], &[]),
     ]
 }
@@ -149,18 +167,26 @@ pub fn ruleset(seed: &mut u64) -> Ruleset {
         *seed % sides
     };
     let judging = dice(8) > 0;
+    let tiers = dice(2) > 0;
     let mut pods = BTreeMap::new();
     for number in 1..=4 {
         let mut gates = Vec::new();
         for (direction, odd) in [(Direction::Egress, 0), (Direction::Ingress, 1)] {
             if dice(2) > 0 {
-                gates.push((direction, dice(CHAINS / 2) * 2 + odd));
+                gates.push((direction, Tier::Policy, dice(CHAINS / 2) * 2 + odd));
+            }
+            for tier in [Tier::Admin, Tier::Baseline] {
+                let final_before = tier == Tier::Baseline
+                    && gates.iter().any(|(of, tier, _)| *of == direction && *tier == Tier::Policy);
+                if tiers && !final_before && dice(3) == 0 {
+                    gates.push((direction, tier, CHAINS + dice(2) * 2 + odd));
+                }
             }
         }
         let place = match dice(6) {
             0 => continue,
             1 => Place::Shut(Shut::Unknown),
-            2..=4 if judging => judged(&gates),
+            2..=4 if judging => by_tiers(&gates),
             _ => Place::Open,
         };
         let mut rules = link(number).rules(place);
