@@ -16,6 +16,7 @@ mod ipam;
 mod ipam_model;
 mod plan;
 mod policy_api;
+mod policy_cluster;
 mod policy_given;
 mod policy_model;
 mod policy_rules;
