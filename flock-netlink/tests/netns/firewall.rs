@@ -6,3 +6,4 @@ mod flows;
 mod frame;
 mod judged;
 mod spoofed;
+mod tiers;
