@@ -18,6 +18,9 @@ const IFA_F_SECONDARY: u32 = 0x01;
 const IFA_F_DADFAILED: u32 = 0x08;
 const IFA_F_DEPRECATED: u32 = 0x20;
 
+/// The interface kube-proxy makes in IPVS mode, for the addresses of Services.
+const IPVS: &str = "kube-ipvs0";
+
 /// Reads them.
 pub(crate) fn facts() -> Result<NodeFacts, NetlinkError> {
     let mut conn = Conn::open_for_dumps()?;
@@ -44,7 +47,8 @@ pub(crate) fn facts() -> Result<NodeFacts, NetlinkError> {
     };
     let mut addresses: Vec<InterfaceAddress> = addresses.iter().filter_map(named).collect();
     addresses.sort_unstable();
-    Ok(NodeFacts { addresses, primary4, uplink_mtu })
+    let ipvs = links.values().any(|link| link.name == IPVS);
+    Ok(NodeFacts { addresses, primary4, uplink_mtu, ipvs })
 }
 
 fn is_global(found: &Address) -> bool {

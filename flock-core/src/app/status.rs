@@ -154,6 +154,13 @@ impl State {
         match &self.firewall {
             _ if !is_on => condition(KIND, false, "FirewallOff", "the firewall is off: every packet passes"),
             None => condition(KIND, false, "Pending", "policies have not been looked at yet"),
+            Some(Ok(())) if self.facts.ipvs => condition(
+                KIND,
+                false,
+                "IPVS",
+                "kube-proxy runs in IPVS mode, and packets to a Service do not pass where flows are judged: set its mode to \
+                 iptables or nftables, and remove interface kube-ipvs0",
+            ),
             Some(Ok(())) => condition(KIND, true, "Enforced", "policies are enforced as written"),
             Some(Err(problem)) => condition(KIND, false, "Failed", problem),
         }

@@ -118,6 +118,7 @@ mod tests {
             addresses: addresses.iter().map(own).collect(),
             primary4: primary4.map(|address| address.parse().unwrap()),
             uplink_mtu: None,
+            ipvs: false,
         }
     }
 

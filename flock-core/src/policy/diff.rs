@@ -90,6 +90,16 @@ impl Update {
         (first, second)
     }
 
+    /// It changes elements of sets and maps that are there, and nothing else.
+    pub fn is_of_elements(&self) -> bool {
+        let members_only = |change: &PeerChange| matches!(change, PeerChange::Members { .. });
+        self.chains.is_empty()
+            && self.ports.is_empty()
+            && self.judging.is_none()
+            && self.tiers.is_none()
+            && self.peers.values().all(members_only)
+    }
+
     /// Nothing is different.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

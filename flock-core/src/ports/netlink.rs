@@ -267,6 +267,8 @@ pub struct NodeFacts {
     pub primary4: Option<Ipv4Addr>,
     /// MTU in bytes of the interface of the default route (IPv6 first), if there is one.
     pub uplink_mtu: Option<u32>,
+    /// kube-proxy runs in IPVS mode, which its interface `kube-ipvs0` shows.
+    pub ipvs: bool,
 }
 
 /// Why the kernel could not do it.

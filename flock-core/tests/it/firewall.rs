@@ -7,6 +7,7 @@ use std::sync::Arc;
 use flock_core::app::{AttachError, FirewallSynced, Node};
 use flock_core::ids::IfName;
 use flock_core::policy::{Action, NetworkPolicy, Peer, Place, PolicyKey, Rule, Ruleset, Shut, Stamp};
+use flock_core::ports::NodeFacts;
 use flock_core::selector::{LabelSelector, LabelSelectorSpec};
 use flock_core::testing::{FirewallCall, pod_view};
 
@@ -317,6 +318,16 @@ async fn a_table_that_is_removed_before_policies_are_known_comes_back_shut() {
     node.watch_firewall(false).await.unwrap();
     node.sync_firewall().await.unwrap();
     assert_eq!(world.place("web"), Place::Shut(Shut::Starting));
+}
+
+#[tokio::test]
+async fn ipvs_is_said() {
+    let world = World::new();
+    world.kernel.set_node(NodeFacts { ipvs: true, ..NodeFacts::default() });
+    let node = with_web(&world).await;
+    let report = node.report(NOW).await;
+    let enforced = report.status.conditions.iter().find(|it| it.kind == "PolicyEnforced").unwrap();
+    assert_eq!((enforced.status, enforced.reason.as_str()), (false, "IPVS"));
 }
 
 #[tokio::test]

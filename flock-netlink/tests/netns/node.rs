@@ -189,3 +189,13 @@ fn a_node_is_prepared_once() {
         assert_eq!(world.kernel.prepare_node().await.unwrap(), Vec::<String>::new());
     });
 }
+
+#[test]
+fn kube_proxy_in_ipvs_mode_is_known_by_its_interface() {
+    on_node(async |world| {
+        uplink("up0", &[]);
+        assert!(!facts(world).await.ipvs);
+        uplink("kube-ipvs0", &[]);
+        assert!(facts(world).await.ipvs);
+    });
+}

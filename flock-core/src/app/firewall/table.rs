@@ -95,17 +95,22 @@ impl Table {
             self.rules = Some(wanted.clone());
             return Ok(FirewallSynced::Unchanged);
         }
-        if update.judging.is_some() || wanted.judging && (update.narrows(wanted) || self.narrowed) {
-            let stamp = self.next_stamp(firewall).await?;
-            if wanted.judging {
-                update = update.judging_again(stamp);
-            }
-            self.stamp = stamp;
+        let narrows = wanted.judging && (update.narrows(wanted) || self.narrowed);
+        // Where pods come and go the sets follow at once; that open flows are judged again takes a run of nft.
+        let apart = narrows && update.is_of_elements();
+        if update.judging.is_some() || narrows && !apart {
+            update = self.judging_again(firewall, update, wanted.judging).await?;
         }
         match firewall.update(&update).await {
             Ok(()) => {
                 self.rules = Some(wanted.clone());
-                self.narrowed = false;
+                self.narrowed = apart;
+                if apart {
+                    let again = self.judging_again(firewall, Update::default(), true).await?;
+                    firewall.update(&again).await?;
+                    self.narrowed = false;
+                    update.judging = again.judging;
+                }
                 Ok(FirewallSynced::Updated(update))
             }
             // A part of it may be there already, which nothing leads to.
@@ -120,6 +125,18 @@ impl Table {
                 Ok(FirewallSynced::Replaced)
             }
         }
+    }
+
+    /// The update with a stamp of its own, where flows are judged after it.
+    async fn judging_again(
+        &mut self,
+        firewall: &dyn Firewall,
+        update: Update,
+        judging: bool,
+    ) -> Result<Update, FirewallError> {
+        let stamp = self.next_stamp(firewall).await?;
+        self.stamp = stamp;
+        Ok(if judging { update.judging_again(stamp) } else { update })
     }
 
     pub(super) async fn write_what_can_be(

@@ -105,13 +105,7 @@ pub fn update(update: &Update) -> Rendered {
             PeerChange::Gone => {}
         }
     }
-    let members_only = |change: &PeerChange| matches!(change, PeerChange::Members { .. });
-    if update.chains.is_empty()
-        && update.ports.is_empty()
-        && update.judging.is_none()
-        && update.peers.values().all(members_only)
-        && update.tiers.is_none()
-    {
+    if update.is_of_elements() {
         let change = |((verb, set), elements)| ElementChange { verb, set, elements };
         return Rendered::Elements(changes.0.into_iter().map(change).collect());
     }
