@@ -8,6 +8,7 @@ mod interrupt;
 mod netns;
 mod node;
 mod pods;
+mod policies;
 mod probe;
 mod process;
 mod progress;
@@ -81,11 +82,14 @@ enum LabTask {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Answer on the shared addresses; what the pods of the lab that share them run
+    /// Answer on the shared addresses, or on ports of all addresses; what the pods of the lab run
     #[command(hide = true)]
     Serve {
         /// With this name
         name: String,
+        /// On this port of every address, over TCP
+        #[arg(long = "port")]
+        ports: Vec<u16>,
     },
     /// Take a standing lab down
     Down {
@@ -113,7 +117,7 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
         None => make(&args.options, None),
         Some(LabTask::Up { options, which }) => make(&options, Some(&which.name)),
         Some(LabTask::Exec { which, element, command }) => exec(&which.name, &element, &command),
-        Some(LabTask::Serve { name }) => anycast::serve(&name).map(|()| ExitCode::SUCCESS),
+        Some(LabTask::Serve { name, ports }) => anycast::serve(&name, &ports).map(|()| ExitCode::SUCCESS),
         Some(LabTask::Down { which }) => down(&which.name),
     };
     outcome.or_else(|error| {
@@ -257,14 +261,16 @@ fn build_and_check(lab: &mut Cluster, progress: &Progress, stays: bool) -> Resul
             format!("{} times a pod stops serving: {failed} of {requests} requests fail", withdrawals.len());
         Ok((withdrawals, outcome))
     })?;
+    let policies = policies::show(lab, progress, &attached)?;
     if !stays {
+        policies::remove(lab)?;
         progress.step("detach", "executing the plugin", || {
             lab.detach()?;
             Ok(((), "no link, route, nexthop object, neighbour or allocation is left".to_owned()))
         })?;
     }
     let anycast = Shared { shares, withdrawals };
-    Ok(Report::new(router, sessions, learned, &attached, pings, unassigned, anycast))
+    Ok(Report::new(router, sessions, learned, &attached, pings, unassigned, anycast, policies))
 }
 
 /// Takes the lab down when it goes out of scope, also when something panics.
@@ -311,6 +317,7 @@ fn prompts(state: &State, name: &str) -> Result<String> {
     lines.push(format!("  {run} web-1 -- ping -c 3 {}", topology::CLIENT.neighbour.v6));
     lines.push(format!("  {run} node1 -- flock-agent status"));
     lines.push(format!("  {run} node1 -- ip nexthop show"));
+    lines.push(format!("  {run} node1 -- {}", policies::QUESTION.join(" ")));
     let service = topology::SHARED.v6;
     lines.push(format!("  {run} client -- bash -c 'head -1 < /dev/tcp/{service}/53'"));
     for command in Router::new(state)?.commands() {

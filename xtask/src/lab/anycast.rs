@@ -7,6 +7,7 @@ mod watch;
 mod withdraw;
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::ops::Range;
 use std::process::Command;
 
@@ -18,6 +19,7 @@ use super::cluster::Cluster;
 use super::netns::Netns;
 use super::topology::{self, Family, NODES, Node, Pod};
 
+pub(crate) use self::client::Connection;
 pub(crate) use self::serve::serve;
 pub(crate) use self::watch::{History, Watch};
 pub(super) use self::withdraw::{Withdrawal, withdrawals};
@@ -83,6 +85,23 @@ pub(super) fn shares_hold(shares: &[Share]) -> bool {
 /// Starts what answers on the shared addresses in every pod that has them.
 pub(super) fn start_servers(cluster: &mut Cluster) -> Result<()> {
     topology::sharing().try_for_each(|(_, pod)| start_server(cluster, pod.name))
+}
+
+/// Starts what answers on ports of a pod's own addresses, and waits until it does.
+pub(super) fn start_own_server(cluster: &mut Cluster, pod: &'static str, ports: &[u16]) -> Result<()> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    let mut command = Command::new(own);
+    command.args(["lab", "serve", pod]).args(ports.iter().map(|port| format!("--port={port}")));
+    cluster.start_in_pod(pod, &mut command)?;
+    let netns = cluster.state.netns(pod);
+    cluster.wait_for("the pod answers itself", || {
+        netns.run(|| {
+            ports.iter().try_for_each(|port| {
+                Connection::to((Ipv6Addr::LOCALHOST, *port).into(), client::PATIENCE).map(drop)?;
+                Ok(())
+            })
+        })
+    })
 }
 
 /// What a server is called among the daemons.

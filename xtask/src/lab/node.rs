@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::execute::{self, Patience};
 use super::process::Daemon;
 use super::state::State;
-use super::topology::{NAMESPACE, NODES, Node, Pod, REFUSED, ROUTER_ASN};
+use super::topology::{self, NAMESPACE, NODES, Node, Pod, REFUSED, ROUTER_ASN};
 
 /// Where a node keeps its things.
 #[derive(Debug, Clone)]
@@ -63,11 +63,17 @@ impl NodeDir {
     }
 
     /// Writes to another name and renames, so that nobody reads half a file.
-    fn write(&self, name: &str, text: &str) -> Result<()> {
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<()> {
         let (file, fresh) = (self.manifests().join(name), self.manifests().join(format!(".{name}.new")));
         fs::write(&fresh, text)
             .and_then(|()| fs::rename(&fresh, &file))
             .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// Takes one of its manifests away.
+    pub(super) fn remove(&self, name: &str) -> Result<()> {
+        let file = self.manifests().join(name);
+        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))
     }
 
     /// Starts BIRD, then the agent, as two containers of one pod would.
@@ -96,10 +102,16 @@ impl NodeDir {
 
     /// What `flock-agent status -o json` says. Fails until the agent answers.
     pub(super) fn status(&self, agent: &Path) -> Result<Value> {
+        self.ask(agent, &["status"])
+    }
+
+    /// What another command of the agent says with `-o json`.
+    pub(super) fn ask(&self, agent: &Path, words: &[&str]) -> Result<Value> {
         let mut command = Command::new(agent);
-        command.args(["status", "-o", "json", "--socket"]).arg(self.socket());
+        command.args(words).args(["-o", "json", "--socket"]).arg(self.socket());
         let text = execute::succeed(&mut command, "", &Patience::SHORT)?.stdout;
-        serde_json::from_str(&text).context("`flock-agent status -o json` did not print JSON")
+        let shown = || format!("`flock-agent {} -o json` did not print JSON", words.join(" "));
+        serde_json::from_str(&text).with_context(shown)
     }
 }
 
@@ -149,13 +161,17 @@ spec:
     )
 }
 
-fn pod_manifest(name: &str, annotations: &[(&str, &str)], node: &Node) -> String {
+/// The manifest of a pod, with the label and the named port that policies are about.
+pub(super) fn pod_manifest(name: &str, annotations: &[(&str, &str)], node: &Node) -> String {
     let lines = annotations.iter().map(|(key, value)| format!("    flock.fritzlab.net/{key}: '{value}'\n"));
     let annotations = if annotations.is_empty() {
         String::new()
     } else {
         format!("  annotations:\n{}", lines.collect::<String>())
     };
+    let ports = topology::http(name).map_or_else(String::new, |port| {
+        format!("      ports:\n        - {{ name: http, containerPort: {port} }}\n")
+    });
     format!(
         "\
 apiVersion: v1
@@ -163,12 +179,15 @@ kind: Pod
 metadata:
   namespace: {NAMESPACE}
   name: {name}
+  labels:
+    app: {app}
 {annotations}spec:
   nodeName: {node}
   containers:
     - name: main
       image: registry.example/main:1
-",
+{ports}",
+        app = topology::app(name),
         node = node.name,
     )
 }

@@ -1,5 +1,6 @@
 //! What the lab has seen, for people and for machines.
 
+mod policies;
 mod shared;
 mod table;
 
@@ -10,6 +11,7 @@ use serde::Serialize;
 use self::table::{Cell, Table};
 use super::anycast::{Share, Withdrawal, shares_hold};
 use super::pods::Attached;
+use super::policies::Policies;
 use super::probe::{Ping, Unassigned};
 use super::progress::{Paint, Took};
 use super::router::{Learned, Path, Session};
@@ -28,6 +30,7 @@ pub(super) struct Report {
     pub(super) pings: Vec<Ping>,
     pub(super) unassigned: Vec<Unassigned>,
     pub(super) anycast: Shared,
+    pub(super) policies: Policies,
 }
 
 /// What was seen of the addresses several pods share.
@@ -61,6 +64,7 @@ const POD_COLUMNS: [(&str, &str); 5] = [
 
 impl Report {
     /// Puts together what was seen, and judges it.
+    #[expect(clippy::too_many_arguments, reason = "one for each thing that was seen")]
     pub(super) fn new(
         router: String,
         sessions: Vec<Session>,
@@ -69,6 +73,7 @@ impl Report {
         pings: Vec<Ping>,
         unassigned: Vec<Unassigned>,
         anycast: Shared,
+        policies: Policies,
     ) -> Self {
         let pods = attached
             .iter()
@@ -80,7 +85,8 @@ impl Report {
                 add_ms: pod.took.as_secs_f64() * 1000.0,
             })
             .collect();
-        let mut report = Self { ok: false, router, sessions, learned, pods, pings, unassigned, anycast };
+        let mut report =
+            Self { ok: false, router, sessions, learned, pods, pings, unassigned, anycast, policies };
         report.ok = report.holds();
         report
     }
@@ -101,6 +107,7 @@ impl Report {
             && shares_hold(&self.anycast.shares)
             && !self.anycast.withdrawals.is_empty()
             && self.anycast.withdrawals.iter().all(|withdrawal| withdrawal.ok)
+            && self.policies.hold()
     }
 
     /// The pings of a family that fit: how many worked, and how many there were.
@@ -116,11 +123,13 @@ impl Report {
     /// The table, for a terminal of so many columns.
     pub(super) fn table(&self, paint: Paint, width: usize) -> String {
         let table = self.sections(|(full, _)| full);
-        if table.width(2) <= width {
+        let drawn = if table.width(2) <= width {
             table.draw(2, paint)
         } else {
             self.sections(|(_, short)| short).draw(1, paint)
-        }
+        };
+        // As it is: a terminal wraps the words of a program better than a table could.
+        drawn + &policies::explained(&self.policies.explained)
     }
 
     fn sections(&self, heading: impl Fn((&'static str, &'static str)) -> &'static str) -> Table {
@@ -148,6 +157,9 @@ impl Report {
         }
         shared::shares(&mut table, &self.anycast.shares, &heading);
         shared::withdrawals(&mut table, &self.anycast.withdrawals, &heading);
+        policies::reach(&mut table, &self.policies.reach, &heading);
+        policies::conversations(&mut table, &self.policies.conversations, &heading);
+        policies::spoofs(&mut table, &self.policies.spoofs, &heading);
         table
     }
 
@@ -230,6 +242,7 @@ mod tests {
             pings,
             unassigned,
             anycast: shared::tests::wide(),
+            policies: policies::tests::wide(),
         }
     }
 
@@ -263,6 +276,7 @@ mod tests {
             vec![],
             vec![],
             Shared { shares: vec![], withdrawals: vec![] },
+            policies::tests::wide(),
         );
         assert!(!report.ok);
     }

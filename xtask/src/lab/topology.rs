@@ -210,6 +210,20 @@ const SHARED_TEXT: &str = "2001:db8:a::53, 203.0.113.53";
 /// The pod whose address outlives it, and that address.
 pub(super) const PINNED: &str = "pinned-2";
 
+/// The pods that serve over TCP where policies are shown, each with the number of its port `http`: the same name may be
+/// another number in each pod.
+const HTTP: [(&str, u16); 4] = [("web-1", 8080), ("web-2", 8081), ("given-1", 8080), ("pinned-2", 8080)];
+
+/// The number of the port `http` of a pod that has one.
+pub(super) fn http(pod: &str) -> Option<u16> {
+    HTTP.iter().find(|(name, _)| *name == pod).map(|(_, port)| *port)
+}
+
+/// The label `app` of a pod: its name without the number.
+pub(super) fn app(pod: &str) -> &str {
+    pod.rsplit_once('-').map_or(pod, |(app, _)| app)
+}
+
 /// The two nodes.
 pub(super) const NODES: [Node; 2] = [
     Node {

@@ -1,18 +1,20 @@
 //! Flows from a client: one at a time, many while something happens, and some that stay open.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Linger;
 
 use super::serve;
 use crate::lab::topology::Family;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Between two requests of a worker: as many as a few busy clients have, and no more than the machine bears.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -62,16 +64,23 @@ pub(super) fn ask(family: Family, port: u16) -> io::Result<String> {
 
 /// A connection to a pod.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
     /// The pod at the other end.
-    pub(super) pod: String,
+    pub(crate) pod: String,
 }
 
 impl Connection {
     fn open(family: Family) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&serve::at(family), PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        Self::to(serve::at(family), PATIENCE)
+    }
+
+    /// Opens one and waits for the first answer, for `patience` each; so long may every other answer take, too.
+    pub(crate) fn to(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        // One whose end does not reach its server would hold the namespace.
+        setsockopt(&stream, Linger, &serve::at_once())?;
         let mut connection = Self { stream: BufReader::new(stream), pod: String::new() };
         connection.pod = connection.line()?;
         Ok(connection)
@@ -88,7 +97,7 @@ impl Connection {
     }
 
     /// Whether the other end still answers.
-    pub(super) fn works(&mut self) -> bool {
+    pub(crate) fn works(&mut self) -> bool {
         self.stream.get_mut().write_all(b"still there?").is_ok()
             && self.line().is_ok_and(|pod| pod == self.pod)
     }

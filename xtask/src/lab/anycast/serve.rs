@@ -1,7 +1,7 @@
-//! What runs in the pods that share an address: it says which pod it is.
+//! What runs in pods that serve: it says which pod it is.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -20,26 +20,36 @@ pub(super) fn at(family: Family) -> SocketAddr {
 }
 
 /// Answers with `name` on the shared addresses until it is killed: a datagram to every datagram, over TCP a line
-/// at once and one more for everything it is sent.
-pub(crate) fn serve(name: &str) -> Result<()> {
+/// at once and one more for everything it is sent. With `ports` over TCP only, there and on every address.
+pub(crate) fn serve(name: &str, ports: &[u16]) -> Result<()> {
     let line = format!("{name}\n");
+    for port in ports {
+        answer_over_tcp((Ipv6Addr::UNSPECIFIED, *port).into(), line.clone())?;
+    }
+    let shared = if ports.is_empty() { &Family::ALL[..] } else { &[] };
     // On the very address: what answers from "any" answers from the pod's own.
-    for address in Family::ALL.map(at) {
+    for address in shared.iter().copied().map(at) {
         let datagrams = UdpSocket::bind(address).with_context(|| format!("cannot bind {address}"))?;
-        let connections = TcpListener::bind(address).with_context(|| format!("cannot bind {address}"))?;
-        // Connections inherit it. One that is orphaned, its client being out of reach, would hold the namespace.
-        setsockopt(&connections, Linger, &at_once()).context("cannot set SO_LINGER")?;
-        let (to_datagrams, to_connections) = (line.clone(), line.clone());
+        let to_datagrams = line.clone();
         thread::spawn(move || answer_datagrams(&datagrams, to_datagrams.as_bytes()));
-        thread::spawn(move || answer_connections(&connections, &to_connections));
+        answer_over_tcp(address, line.clone())?;
     }
     loop {
         thread::park();
     }
 }
 
+/// Starts answering where both families are meant by `::`, as they are by default.
+fn answer_over_tcp(address: SocketAddr, line: String) -> Result<()> {
+    let connections = TcpListener::bind(address).with_context(|| format!("cannot bind {address}"))?;
+    // Connections inherit it. One that is orphaned, its client being out of reach, would hold the namespace.
+    setsockopt(&connections, Linger, &at_once()).context("cannot set SO_LINGER")?;
+    thread::spawn(move || answer_connections(&connections, &line));
+    Ok(())
+}
+
 /// A close that resets instead of waiting for the other end.
-fn at_once() -> libc::linger {
+pub(super) fn at_once() -> libc::linger {
     libc::linger { l_onoff: 1, l_linger: 0 }
 }
 
