@@ -371,8 +371,9 @@ fn survive_restarts(times: u64) {
             }
         }
     });
-    // A table that is written as a whole may cost a packet that is in the middle of it.
-    println!("{} packets were sent, {} admitted ones lost", attempts.sent, attempts.lost);
+    println!("{} packets were sent", attempts.sent);
+    // The table of the agent before stays as it is: written as a whole it may cost a packet that is in the middle.
+    assert_eq!(attempts.lost, 0, "messages that were admitted");
     siege.assert_nothing_arrived("agents died");
     siege.assert_attempts_count();
 }
