@@ -98,11 +98,17 @@ pub(super) fn merge<'a>(
 ) -> (ClusterView, PolicyView) {
     let mut view = ClusterView { node: Some(node.clone()), ..ClusterView::default() };
     let mut policies = PolicyView::default();
+    let files: Vec<(&str, &Content)> = files.into_iter().collect();
     for (file, Manifest { line, object }) in
-        distinct(files, "; its last good content stays", &mut view.problems)
+        distinct(files.iter().copied(), "; its last good content stays", &mut view.problems)
     {
         add(&mut view, node, file, *line, object);
         add_policy(&mut policies, node, object);
+    }
+    for closed in
+        files.iter().flat_map(|(_, content)| &content.faults).filter_map(|fault| fault.closed.as_ref())
+    {
+        Arc::make_mut(&mut policies.policies).entry(closed.key.clone()).or_insert_with(|| Arc::clone(closed));
     }
     (view, policies)
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use flock_core::config::NodeConfigSpec;
 use flock_core::ids::NodeName;
-use flock_core::policy::NetworkPolicy;
+use flock_core::policy::{NetworkPolicy, PolicyKey};
 use flock_core::ports::{NodeConfigView, PodView};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -85,15 +85,17 @@ pub(super) struct Fault {
     /// Where known.
     pub(super) line: Option<u64>,
     pub(super) reason: String,
+    /// Stands in for a policy that was never readable: what it forbids is not known, so everything is.
+    pub(super) closed: Option<Arc<NetworkPolicy>>,
 }
 
 impl Fault {
     pub(super) fn of_file(reason: impl Into<String>) -> Self {
-        Self { line: None, reason: reason.into() }
+        Self { line: None, reason: reason.into(), closed: None }
     }
 
     fn at(line: u64, reason: impl Into<String>) -> Self {
-        Self { line: Some(line), reason: reason.into() }
+        Self { line: Some(line), reason: reason.into(), closed: None }
     }
 
     /// The fault with the name of its file in front.
@@ -122,7 +124,9 @@ pub(super) fn parse_what_can_be(syntax: Syntax, bytes: &[u8]) -> (Vec<Manifest>,
         for found in objects(document) {
             match found {
                 Ok(object) => manifests.push(Manifest { line, object }),
-                Err(reason) => faults.push(Fault::at(line, reason)),
+                Err(Refused { reason, closed }) => {
+                    faults.push(Fault { closed, ..Fault::at(line, reason) });
+                }
             }
             if faults.len() == MAX_FAULTS {
                 return (manifests, faults);
@@ -163,6 +167,7 @@ fn yaml(text: &str) -> Result<Vec<(u64, Value)>, Fault> {
         serde_saphyr::from_str_multiple_with_options(text, options).map_err(|error| Fault {
             line: error.location().map(|location| location.line()),
             reason: one_line(&error.to_string()),
+            closed: None,
         })?;
     Ok(documents.into_iter().map(|document| (document.referenced.line(), document.value)).collect())
 }
@@ -181,7 +186,7 @@ fn json(text: &str) -> Result<Vec<(u64, Value)>, Fault> {
             Some(Ok(document)) => documents.push((line, document)),
             Some(Err(error)) => {
                 let line = u64::try_from(error.line()).ok();
-                return Err(Fault { line, reason: one_line(&error.to_string()) });
+                return Err(Fault { line, reason: one_line(&error.to_string()), closed: None });
             }
         }
     }
@@ -202,7 +207,7 @@ pub(super) fn one_line(message: &str) -> String {
 }
 
 /// The objects of a document: itself, or the items of a `kind: List` as `kubectl get -o yaml` writes it.
-fn objects(document: Value) -> Box<dyn Iterator<Item = Result<Object, String>>> {
+fn objects(document: Value) -> Box<dyn Iterator<Item = Result<Object, Refused>>> {
     #[derive(Deserialize)]
     struct List {
         items: Vec<Value>,
@@ -212,17 +217,34 @@ fn objects(document: Value) -> Box<dyn Iterator<Item = Result<Object, String>>> 
         return Box::new(once(object(document)));
     }
     match decode::<List>("", document) {
-        Ok(list) => Box::new(
-            list.items
-                .into_iter()
-                .enumerate()
-                .map(|(index, item)| object(item).map_err(|reason| format!("items[{index}]: {reason}"))),
-        ),
-        Err(reason) => Box::new(once(Err(reason))),
+        Ok(list) => {
+            Box::new(list.items.into_iter().enumerate().map(|(index, item)| {
+                object(item).map_err(|refused| refused.within(&format!("items[{index}]")))
+            }))
+        }
+        Err(reason) => Box::new(once(Err(Refused::from(reason)))),
     }
 }
 
-fn object(value: Value) -> Result<Object, String> {
+/// An object that cannot be read.
+struct Refused {
+    reason: String,
+    closed: Option<Arc<NetworkPolicy>>,
+}
+
+impl Refused {
+    fn within(self, place: &str) -> Self {
+        Self { reason: format!("{place}: {}", self.reason), ..self }
+    }
+}
+
+impl From<String> for Refused {
+    fn from(reason: String) -> Self {
+        Self { reason, closed: None }
+    }
+}
+
+fn object(value: Value) -> Result<Object, Refused> {
     let field = |name: &str| match value.get(name).and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(one_line(text)),
         _ => Err(format!("is not a Kubernetes object: {name} is missing")),
@@ -236,10 +258,22 @@ fn object(value: Value) -> Result<Object, String> {
         }
         ("v1", "Pod") => pod(value),
         ("v1", "Namespace") => namespace(value),
-        ("networking.k8s.io/v1", "NetworkPolicy") => network_policy(value),
+        ("networking.k8s.io/v1", "NetworkPolicy") => {
+            let closed = closed(&value);
+            let policy = network_policy(value);
+            return policy.map_err(|reason| Refused { reason: format!("{kind} {name}: {reason}"), closed });
+        }
         _ => return Ok(Object::Other { api_version, kind }),
     };
-    object.map_err(|reason| format!("{kind} {name}: {reason}"))
+    object.map_err(|reason| Refused::from(format!("{kind} {name}: {reason}")))
+}
+
+/// What stands in for a policy, if it has a name.
+fn closed(policy: &Value) -> Option<Arc<NetworkPolicy>> {
+    let meta = |field: &str| policy.pointer(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let namespace = meta("/metadata/namespace").unwrap_or("default").to_owned();
+    let name = meta("/metadata/name")?.to_owned();
+    Some(Arc::new(NetworkPolicy::closed(PolicyKey { namespace, name })))
 }
 
 /// What a person would call the object, for a message.

@@ -37,7 +37,6 @@ fn a_policy_that_cannot_be_read_closes_its_namespace() {
 }
 
 #[test]
-#[ignore = "a manifest without a last good content does not close anything yet"]
 fn a_manifest_of_a_policy_that_cannot_be_read_closes_its_namespace() {
     is_closed_for_what_cannot_be_read(Source::Manifests);
 }
