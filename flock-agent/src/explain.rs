@@ -161,6 +161,19 @@ mod tests {
         ];
         assert_eq!(text(&told), lines.join("\n"));
     }
+
+    #[test]
+    fn judgements_of_cluster_policies_read_as_such() {
+        let said = |told: serde_json::Value| judgement(&serde_json::from_value(told).unwrap(), "egress");
+        let told =
+            serde_json::json!({ "judgement": "denied", "policy": "ClusterNetworkPolicy/no", "rule": 2 });
+        assert_eq!(said(told), "denied by ClusterNetworkPolicy/no, egress[2]");
+        assert_eq!(
+            said(serde_json::json!({ "judgement": "undecided" })),
+            "admitted, no egress rule of the ClusterNetworkPolicies that select it decides"
+        );
+    }
+
     #[test]
     fn an_answer_about_a_flow_names_the_rule_at_each_end() {
         let told: FlowExplanation = serde_json::from_value(serde_json::json!({

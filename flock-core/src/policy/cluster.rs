@@ -10,7 +10,7 @@ use crate::selector::LabelSelector;
 pub struct ClusterPolicy {
     /// Its name.
     pub name: String,
-    /// Whether its rules come before those of NetworkPolicies or after them.
+    /// Whether its rules come before those of `NetworkPolicies` or after them.
     pub tier: ClusterTier,
     /// Its place among the policies of its tier. Policies of the same priority are asked by name.
     pub priority: Priority,
@@ -40,7 +40,7 @@ impl ClusterPolicy {
 /// A tier that `ClusterNetworkPolicies` can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ClusterTier {
-    /// Before NetworkPolicies, which cannot overrule it.
+    /// Before `NetworkPolicies`, which cannot overrule it.
     Admin,
     /// For the flows in a direction that no NetworkPolicy selects the pod for.
     Baseline,

@@ -146,7 +146,7 @@ impl<'a> Selected<'a> {
         self.admin.is_empty() && self.policies.is_empty() && self.baseline.is_empty()
     }
 
-    /// The chains they come to, for a pod with these named ports. What NetworkPolicies say of a direction is final, so
+    /// The chains they come to, for a pod with these named ports. What `NetworkPolicies` say of a direction is final, so
     /// the baseline is for directions they say nothing about.
     fn gates(&self, own: &'a [NamedPort], chains: &mut Chains<'a>) -> BTreeMap<Gate, ChainId> {
         let mut gates = BTreeMap::new();
@@ -186,7 +186,7 @@ fn sources(pod: &LocalPod) -> impl Iterator<Item = IpAddr> {
     pod.addresses.iter().chain(&pod.anycast).copied()
 }
 
-/// The NetworkPolicies of a namespace; of all where it is not known.
+/// The `NetworkPolicies` of a namespace; of all where it is not known.
 fn policies<'a>(view: &'a PolicyView, namespace: Option<&str>) -> impl Iterator<Item = &'a NetworkPolicy> {
     let first = PolicyKey { namespace: namespace.unwrap_or_default().to_owned(), name: String::new() };
     let policies = view.policies.range(first..);
@@ -195,7 +195,7 @@ fn policies<'a>(view: &'a PolicyView, namespace: Option<&str>) -> impl Iterator<
         .map(|(_, policy)| &**policy)
 }
 
-/// The NetworkPolicies that select a pod.
+/// The `NetworkPolicies` that select a pod.
 fn selecting<'a>(
     view: &'a PolicyView,
     namespace: &str,

@@ -223,7 +223,7 @@ pub struct PolicyView {
     pub revision: Revision,
     /// Everything that the policies need has been listed at least once.
     pub complete: bool,
-    /// All NetworkPolicies.
+    /// All `NetworkPolicies`.
     pub policies: Arc<BTreeMap<PolicyKey, Arc<NetworkPolicy>>>,
     /// All `ClusterNetworkPolicies`, by name.
     pub cluster: Arc<BTreeMap<String, Arc<ClusterPolicy>>>,

@@ -91,7 +91,7 @@ pub enum Judgement {
     /// Dropped: no NetworkPolicy that selects this end for this direction admits it, and no `ClusterNetworkPolicy` of the
     /// tier before them does.
     Refused {
-        /// These NetworkPolicies.
+        /// These `NetworkPolicies`.
         policies: Vec<PolicyKey>,
     },
     /// Dropped: nothing passes from and to this end.

@@ -103,12 +103,15 @@ fn everybody() -> NetworkPolicy {
     policy("a/everybody", &[], Some(&[rule(&[], &[])]), None)
 }
 
+/// A law, policies, and who is admitted.
+type TierCase<'a> = (&'a str, &'a [NetworkPolicy], &'a [ClusterPolicy], &'a [&'a str]);
+
 #[test]
 fn tiers_are_asked_in_their_order() {
     let x = || [namespaces(&["team=x"])];
     let all = || [namespaces(&[])];
     let [web6, web4, db, outside] = EVERYBODY;
-    let cases: [(&str, &[NetworkPolicy], &[ClusterPolicy], &[&str]); 12] = [
+    let cases: [TierCase<'_>; 12] = [
         ("Accept overrules", &[nobody()], &[admin(&[of(Accept, &x(), &[])])], &[web6, web4]),
         ("Deny overrules", &[everybody()], &[admin(&[of(Deny, &x(), &[])])], &[db, outside]),
         ("Pass leaves it to a NetworkPolicy", &[nobody()], &[admin(&[of(Pass, &x(), &[])])], &[]),
