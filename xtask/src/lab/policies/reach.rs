@@ -44,6 +44,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long no answer may come where none should. Answers take less than a millisecond.
 const SILENCE: Duration = Duration::from_millis(400);
 
+/// What is said of a connection the pod answered, and of one that got no answer.
+const ANSWERED: &str = "yes";
+const SILENT: &str = "no";
+
 /// A connection that was tried.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -57,6 +61,13 @@ pub(crate) struct Reach {
     /// "yes" where the pod answered, "no" where nothing did, or what else happened.
     pub(crate) outcome: String,
     pub(crate) ok: bool,
+}
+
+impl Reach {
+    /// Whether nothing came back.
+    pub(super) fn is_silent(&self) -> bool {
+        self.outcome == SILENT
+    }
 }
 
 /// The pods that have to serve, with their ports.
@@ -82,7 +93,7 @@ pub(super) fn matrix(cluster: &Cluster, attached: &[Attached]) -> Result<Vec<Rea
     execute::in_parallel(&wanted, wanted.len(), |(from, to, address, port, expected)| {
         cluster.interrupt.check()?;
         let outcome = cluster.state.netns(from).run(|| Ok(connect(to, *address, *port, *expected)))?;
-        let ok = outcome == if *expected { "yes" } else { "no" };
+        let ok = outcome == if *expected { ANSWERED } else { SILENT };
         Ok(Reach { from, to, address: *address, port: *port, expected: *expected, outcome, ok })
     })
 }
@@ -95,9 +106,11 @@ fn has(element: &str, family: Family) -> bool {
 fn connect(to: &str, address: IpAddr, port: u16, expected: bool) -> String {
     let patience = if expected { PATIENCE } else { SILENCE };
     match Connection::to(SocketAddr::new(address, port), patience) {
-        Ok(connection) if connection.pod == to => "yes".to_owned(),
+        Ok(connection) if connection.pod == to => ANSWERED.to_owned(),
         Ok(connection) => format!("{} answers", connection.pod),
-        Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => "no".to_owned(),
+        Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => {
+            SILENT.to_owned()
+        }
         Err(error) => error.kind().to_string(),
     }
 }
