@@ -6,14 +6,17 @@
 //!   observe, counters ---- thread: dumps                                         observe
 //!   read, links ---- thread: dumps, and rules made of them                       read
 //!   forget, forget_stamps ---- thread: dump of the tracked flows                 flows
+//!   DropLog ---- its own socket, on the thread of the caller                     drops, headers
 //!                       \------------ socket, wire: netlink itself
 //! ```
 //!
 //! What takes long is done on threads of its own, which `flock-firewall` starts: so all are in its network namespace,
 //! and a pod that is added waits for nothing but the kernel.
 
+mod drops;
 mod elements;
 mod flows;
+mod headers;
 mod nft;
 mod observe;
 mod read;
@@ -33,6 +36,9 @@ use flock_core::policy::{Guard, Ruleset, Stamp, Update};
 use flock_core::ports::{Counters, Fingerprint, Firewall, FirewallError, Observed, ObservedLink};
 
 use tokio::sync::Mutex;
+
+pub use self::drops::{DropLog, DropLogError, Dropped};
+pub use self::headers::Payload;
 
 use self::elements::Batch;
 use self::socket::Socket;
@@ -98,8 +104,17 @@ fn or_missing(socket: &mut Socket, error: FirewallError) -> FirewallError {
 #[async_trait]
 impl Firewall for KernelFirewall {
     async fn replace(&self, wanted: &Ruleset, stamp: Stamp) -> Result<(), FirewallError> {
-        let wanted = wanted.clone();
-        self.script(move || render::table(&wanted, stamp), false).await
+        let (first, second) = (wanted.clone(), wanted.clone());
+        let complaint = match self.script(move || render::table(&first, stamp), false).await {
+            Err(FirewallError::Refused(complaint)) if render::is_about_log(&complaint) => complaint,
+            done => return done,
+        };
+        self.script(move || render::without_log(&render::table(&second, stamp)), false).await?;
+        tracing::warn!(
+            error = complaint,
+            "dropped packets are not logged: the kernel has no module nfnetlink_log or nft_log"
+        );
+        Ok(())
     }
 
     async fn update(&self, update: &Update) -> Result<(), FirewallError> {

@@ -58,7 +58,7 @@ use crate::detach::{Reaper, Unclaimed};
 use crate::netns::{Lookout, Netns, NetnsId, on_thread};
 use crate::routes::Routes;
 
-pub use crate::firewall::KernelFirewall;
+pub use crate::firewall::{DropLog, DropLogError, Dropped, KernelFirewall, Payload};
 pub use crate::request::DYING_GROUP;
 pub use crate::spread::Spread;
 

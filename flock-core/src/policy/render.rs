@@ -9,6 +9,7 @@
 //! Text is made of single commands, which all fail where the table is missing: half a table would be worse than none.
 
 mod chains;
+mod dropped;
 mod element;
 mod table;
 mod update;
@@ -20,6 +21,7 @@ use std::fmt;
 
 use super::{ChainId, Direction, Gate, PeerId, PortsId, Tier};
 
+pub use dropped::{DropReason, LOG_GROUP, LOG_RATE, is_about_log, without_log};
 pub use element::{Element, Key, guard, is_compared};
 pub use table::table;
 pub use update::{ElementChange, Rendered, Verb, update};

@@ -2,9 +2,11 @@
 //! in the receive queue, except those of a dump, which the kernel goes on with as they are read.
 
 use std::io;
+use std::time::Duration;
 
 use flock_core::ports::FirewallError;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
@@ -222,16 +224,43 @@ impl Socket {
         Ok(())
     }
 
+    /// Sets how long [`wait`](Self::wait) waits.
+    pub(super) fn set_patience(&self, patience: Duration) -> Result<(), FirewallError> {
+        let patience = TimeVal::microseconds(i64::try_from(patience.as_micros()).unwrap_or(i64::MAX));
+        setsockopt(&self.inner, sockopt::ReceiveTimeout, &patience)
+            .map_err(|errno| failed("set a timeout")(errno.into()))
+    }
+
+    /// Waits for a datagram of the kernel, to be [given back](Self::give_back); `None` when there was none in time.
+    pub(super) fn wait(&mut self, step: &'static str) -> Result<Option<Vec<u8>>, FirewallError> {
+        self.receive_with(step, MsgFlags::MSG_TRUNC)
+    }
+
+    /// Takes a buffer back, to be used again.
+    pub(super) fn give_back(&mut self, buffer: Vec<u8>) {
+        self.buffer = buffer;
+    }
+
     /// The next datagram of the kernel, in the own buffer, to be given back; `None` when there is none.
     fn receive(&mut self, step: &'static str) -> Result<Option<Vec<u8>>, FirewallError> {
+        self.receive_with(step, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)
+    }
+
+    fn receive_with(
+        &mut self,
+        step: &'static str,
+        flags: MsgFlags,
+    ) -> Result<Option<Vec<u8>>, FirewallError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.reserve(ROOM);
-        let flags = (MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC).bits();
         loop {
             buffer.clear();
-            let (length, from) = match self.inner.recv_from(&mut buffer, flags) {
+            let (length, from) = match self.inner.recv_from(&mut buffer, flags.bits()) {
                 Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // A signal ends a wait too.
+                Err(error)
+                    if [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind()) =>
+                {
                     self.buffer = buffer;
                     return Ok(None);
                 }

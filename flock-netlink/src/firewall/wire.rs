@@ -7,6 +7,7 @@ pub(super) const NFPROTO_INET: u8 = 1;
 
 /// Subsystems, the upper half of the type of a message.
 const SUBSYS_CTNETLINK: u16 = 1;
+const SUBSYS_ULOG: u16 = 4;
 pub(super) const SUBSYS_NFTABLES: u16 = 10;
 
 pub(super) const BATCH_BEGIN: u16 = 16;
@@ -20,6 +21,11 @@ pub(super) const fn nft(message: u16) -> u16 {
 /// The type of a message about tracked flows.
 pub(super) const fn ct(message: u16) -> u16 {
     SUBSYS_CTNETLINK << 8 | message
+}
+
+/// The type of a message about the log of packets.
+pub(super) const fn ulog(message: u16) -> u16 {
+    SUBSYS_ULOG << 8 | message
 }
 
 pub(super) const NEWTABLE: u16 = nft(0);

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::{ChainName, FOREIGN_MASK, STAMP_MASK, SetName, TABLE, admitted};
+use super::{ChainName, DropReason, FOREIGN_MASK, STAMP_MASK, SetName, TABLE, admitted};
 use crate::policy::{Action, Chain, ChainId, Direction, End, Gate, Peer, Protocol, Rule, Stamp, Tier};
 
 /// A chain as nftables has it.
@@ -35,10 +35,11 @@ impl Text {
     }
 }
 
-/// Those that are always there: what the kernel may hear of a pod. They come before fragments are put together
-/// (priority -400), or a pod could mix its own into another's.
-pub(super) fn always() -> [Text; 3] {
-    [
+/// Those that are always there: what the kernel may hear of a pod, and what drops packets. The first come before
+/// fragments are put together (priority -400), or a pod could mix its own into another's.
+pub(super) fn always() -> Vec<Text> {
+    let forbidden = goto(DropReason::Forbidden);
+    let mut all = vec![
         Text::new(
             "early",
             Some("type filter hook prerouting priority -450;"),
@@ -52,7 +53,7 @@ pub(super) fn always() -> [Text; 3] {
                 "iifname . ip saddr @src4 accept",
                 // Duplicate address detection and multicast listening have no source yet.
                 "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, mld-listener-report, mld2-listener-report } accept",
-                "counter name spoofed drop",
+                &goto(DropReason::Spoofed),
             ],
         ),
         Text::new(
@@ -60,12 +61,23 @@ pub(super) fn always() -> [Text; 3] {
             Some("type filter hook input priority -5;"),
             &[
                 "iifname != \"flock*\" accept",
-                "icmpv6 type { nd-router-advert, nd-redirect } counter name forbidden drop",
-                "icmp type redirect counter name forbidden drop",
-                "udp dport { 68, 546 } counter name forbidden drop",
+                &format!("icmpv6 type {{ nd-router-advert, nd-redirect }} {forbidden}"),
+                &format!("icmp type redirect {forbidden}"),
+                &format!("udp dport {{ 68, 546 }} {forbidden}"),
             ],
         ),
-    ]
+    ];
+    all.extend(DropReason::ALL.map(|reason| Text {
+        name: reason.chain(),
+        base: None,
+        rules: vec![reason.log(), format!("counter name {reason} drop")],
+    }));
+    all
+}
+
+/// Drops a packet. The chain it goes to does not come back, so it costs no depth.
+fn goto(reason: DropReason) -> String {
+    format!("goto {}", reason.chain())
 }
 
 /// Those that are there while flows are judged. A ct expression anywhere has the kernel track every packet, so without
@@ -76,8 +88,8 @@ pub(super) fn judging(stamp: Stamp) -> [Text; 3] {
         // The packets of flows that were judged end here.
         format!("ct mark & {STAMP_MASK:#010x} == {mark:#010x} accept"),
         "iifname != \"flock*\" oifname != \"flock*\" accept".to_owned(),
-        "iifname @shut counter name shut drop".to_owned(),
-        "oifname @shut counter name shut drop".to_owned(),
+        format!("iifname @shut {}", goto(DropReason::Shut)),
+        format!("oifname @shut {}", goto(DropReason::Shut)),
         "ct state vmap { invalid : goto stray, untracked : goto stray }".to_owned(),
         // A flow older than the tracking is picked up in its middle. If the server's packet came first, it would be
         // judged the wrong way round; so it waits until the client has spoken.
@@ -89,6 +101,7 @@ pub(super) fn judging(stamp: Stamp) -> [Text; 3] {
     ];
     forward.extend(gates(Tier::Policy));
     forward.extend([format!("jump {}", TIERS[1].0), "goto admit".to_owned()]);
+    let stray = goto(DropReason::Stray);
     let admit = format!("ct mark set ct mark & {FOREIGN_MASK:#010x} | {mark:#010x} accept");
     [
         Text {
@@ -100,7 +113,7 @@ pub(super) fn judging(stamp: Stamp) -> [Text; 3] {
         Text::new(
             "stray",
             None,
-            &["iifname @guarded counter name stray drop", "oifname @guarded counter name stray drop"],
+            &[&format!("iifname @guarded {stray}"), &format!("oifname @guarded {stray}")],
         ),
     ]
 }
@@ -135,12 +148,10 @@ fn gates(tier: Tier) -> Vec<String> {
     ends.map(rule).into()
 }
 
-const REFUSE: &str = "counter name refused drop";
-
 /// A chain that judges.
 pub(super) fn of(id: ChainId, chain: &Chain) -> Text {
     let mut rules: Vec<String> = chain.rules.iter().flat_map(|rule| of_rule(chain, rule)).collect();
-    rules.extend((chain.end == End::Refuse).then(|| REFUSE.to_owned()));
+    rules.extend((chain.end == End::Refuse).then(|| goto(DropReason::Refused)));
     Text { name: ChainName { direction: chain.direction, id }.to_string(), base: None, rules }
 }
 
@@ -170,7 +181,7 @@ fn of_rule(chain: &Chain, rule: &Rule) -> Vec<String> {
         }
     };
     let verdict = match (rule.action, chain.end) {
-        (Action::Deny, _) => REFUSE.to_owned(),
+        (Action::Deny, _) => goto(DropReason::Refused),
         (Action::Accept, End::NextTier) => {
             format!("ct mark set ct mark | {:#010x} return", admitted(chain.direction))
         }

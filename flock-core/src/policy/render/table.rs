@@ -3,17 +3,14 @@ use std::fmt::{Display, Write as _};
 
 use super::chains::{self, Text};
 use super::element::{of_peer, of_pod};
-use super::{Element, SetName, TABLE, is_compared};
+use super::{DropReason, Element, SetName, TABLE, is_compared};
 use crate::policy::{PortRange, Ruleset, Stamp};
 use crate::ports::{Digest, Observed};
-
-/// Reasons packets are dropped for, each with a counter.
-const COUNTERS: [&str; 5] = ["spoofed", "shut", "stray", "refused", "forbidden"];
 
 /// The whole table as one transaction, in the place of whatever is there.
 pub fn table(rules: &Ruleset, stamp: Stamp) -> String {
     let mut text = format!("add table inet {TABLE}\ndelete table inet {TABLE}\nadd table inet {TABLE}\n");
-    for counter in COUNTERS {
+    for counter in DropReason::ALL {
         put(&mut text, format_args!("add counter inet {TABLE} {counter}\n"));
     }
     for set in sets(rules) {
@@ -73,7 +70,7 @@ fn sets(rules: &Ruleset) -> impl Iterator<Item = SetName> {
 }
 
 fn chains(rules: &Ruleset, stamp: Stamp) -> Vec<Text> {
-    let mut all = Vec::from(chains::always());
+    let mut all = chains::always();
     if rules.judging {
         all.extend(chains::judging(stamp));
         all.extend(chains::tiers(rules.uses_tiers()));

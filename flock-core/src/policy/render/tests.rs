@@ -178,7 +178,7 @@ fn another_chain_is_written_before_the_old_one_goes() {
     let text = script(between(&from, &to));
     let expected = "\
 add chain inet flock o_0000000000001111
-add rule inet flock o_0000000000001111 counter name refused drop
+add rule inet flock o_0000000000001111 goto drop_refused
 delete element inet flock out_np { \"flock1f3a770a\" : jump o_0000000000003f2a }
 delete chain inet flock o_0000000000003f2a
 delete set inet flock p6_000000000000cd34
@@ -226,7 +226,7 @@ fn tiers_are_asked_in_their_order() {
             "add rule inet flock tier_admin ct direction original iifname vmap @out_admin",
             "add rule inet flock tier_base ct direction reply ct mark & 0x80000000 == 0 iifname vmap @in_base",
             "add rule inet flock o_0000000000000007 return",
-            "add rule inet flock o_0000000000000007 counter name refused drop",
+            "add rule inet flock o_0000000000000007 goto drop_refused",
             "add rule inet flock o_0000000000000007 ct mark set ct mark | 0x40000000 return",
             "add element inet flock out_admin { \"flock1f3a770a\" : jump o_0000000000000007 }",
         ] {
@@ -286,6 +286,11 @@ fn observation_counts_rules_and_elements() {
         chains,
         [
             ("admit", 1),
+            ("drop_forbidden", 2),
+            ("drop_refused", 2),
+            ("drop_shut", 2),
+            ("drop_spoofed", 2),
+            ("drop_stray", 2),
             ("early", 1),
             ("forward", 15),
             ("from_pod", 4),
