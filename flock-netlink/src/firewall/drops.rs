@@ -33,7 +33,7 @@ const COPIED: u32 = 256;
 /// How long the kernel may keep packets to send several at once, in hundredths of a second.
 const FLUSH: u32 = 1;
 
-/// How long [`DropLog::next`] waits.
+/// How long [`DropLog::wait`] waits.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A packet the firewall dropped.
@@ -100,7 +100,7 @@ impl DropLog {
 
     /// Waits a moment for packets that were dropped; there may be none. Of more than can be read in time, the kernel
     /// forgets some.
-    pub fn next(&mut self) -> Result<Vec<Dropped>, FirewallError> {
+    pub fn wait(&mut self) -> Result<Vec<Dropped>, FirewallError> {
         match self.socket.wait("read the dropped packets") {
             Ok(None) => Ok(Vec::new()),
             Ok(Some(datagram)) => {

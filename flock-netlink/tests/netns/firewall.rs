@@ -2,6 +2,7 @@
 
 mod bench;
 mod contract;
+mod drops;
 mod flows;
 mod frame;
 mod judged;
