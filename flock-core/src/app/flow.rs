@@ -126,6 +126,12 @@ pub struct ExplainedFlow {
     pub from: IpAddr,
     /// The server's.
     pub to: IpAddr,
+    /// The client, where it is a pod that is known here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_pod: Option<PodKey>,
+    /// The server, where it is a pod that is known here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_pod: Option<PodKey>,
     /// Whether it passes, as policies say.
     pub passes: bool,
     /// What each end says.
@@ -149,7 +155,14 @@ impl Node {
         }
         let explain = |(from, to): (Endpoint<'_>, Endpoint<'_>)| {
             let verdict = verdict(&view, &pods, &Flow { from, to, service: service.0 });
-            ExplainedFlow { from: from.address, to: to.address, passes: verdict.passes(), verdict }
+            ExplainedFlow {
+                from: from.address,
+                to: to.address,
+                from_pod: pod_of(from.subject),
+                to_pod: pod_of(to.subject),
+                passes: verdict.passes(),
+                verdict,
+            }
         };
         Ok(FlowExplanation {
             from: from.to_string(),
@@ -157,6 +170,14 @@ impl Node {
             service: service.to_string(),
             flows: pairs.into_iter().map(explain).collect(),
         })
+    }
+}
+
+fn pod_of(subject: Subject<'_>) -> Option<PodKey> {
+    match subject {
+        Subject::Local(LocalPod { identity: LocalIdentity::Pod { key, .. }, .. }) => Some(key.clone()),
+        Subject::Remote(pod) => Some(pod.key.clone()),
+        Subject::Local(_) | Subject::Outside => None,
     }
 }
 
