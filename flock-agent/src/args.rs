@@ -37,6 +37,12 @@ pub(crate) enum Command {
     ///
     /// With --from and --to: whether policies let a flow pass, and by which rule.
     Explain(ExplainArgs),
+    #[cfg(target_os = "linux")]
+    /// Follow the packets the firewall of this node drops, in words, until SIGINT or SIGTERM.
+    ///
+    /// A line for each packet: when, why, from and to which pod, for what, and which policies refuse it. Of a flood
+    /// only a part is shown, and then how many were not. One process can follow at a time.
+    Drops(DropsArgs),
     /// Say what flock would do with manifests: offline, without privileges, touching nothing.
     ///
     /// For each pod: the families and what decides them, where each address would come from, how the network
@@ -168,12 +174,24 @@ pub(crate) struct ExplainArgs {
     pub(crate) output: OutputFormat,
 }
 
+/// Arguments of `flock-agent drops`.
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+pub(crate) struct DropsArgs {
+    /// Socket of the agent, which knows pods and policies; without an agent lines show addresses only.
+    #[arg(long, env = "FLOCK_SOCKET", value_name = "PATH", default_value = flock_cni::wire::DEFAULT_SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// Form of the output; JSON is one object per line.
+    #[arg(short, long, env = "FLOCK_OUTPUT", value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: OutputFormat,
+}
+
 /// Form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
-    /// Aligned columns for people.
+    /// Lines or aligned columns for people.
     Table,
-    /// One JSON document.
+    /// JSON.
     Json,
 }
 

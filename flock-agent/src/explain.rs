@@ -44,9 +44,12 @@ async fn flow(args: &ExplainArgs, flow: Flow) -> anyhow::Result<ExitCode> {
     Ok(if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// How a refusal starts.
+pub(crate) const REFUSED: &str = "refused: ";
+
 fn flow_text(told: &FlowExplanation) -> String {
     let mut out = vec![format!("{} to {}, {}", told.from, told.to, told.service)];
-    for ExplainedFlow { from, to, passes, verdict } in &told.flows {
+    for ExplainedFlow { from, to, passes, verdict, .. } in &told.flows {
         let passes = if *passes { "passes" } else { "does not pass" };
         out.push(format!("  {from} to {to}: {passes}"));
         out.push(format!("    out of the client: {}", judgement(&verdict.egress, "egress")));
@@ -55,7 +58,8 @@ fn flow_text(told: &FlowExplanation) -> String {
     out.join("\n")
 }
 
-fn judgement(told: &Judgement, direction: &str) -> String {
+/// What one end says of a flow, in words. A refusal starts with [`REFUSED`].
+pub(crate) fn judgement(told: &Judgement, direction: &str) -> String {
     let names =
         |policies: &[PolicyKey]| policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match told {

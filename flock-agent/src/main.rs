@@ -9,6 +9,8 @@ mod clock;
 #[cfg(target_os = "linux")]
 mod cluster;
 #[cfg(target_os = "linux")]
+mod drops;
+#[cfg(target_os = "linux")]
 mod entrance;
 mod explain;
 #[cfg(target_os = "linux")]
@@ -69,6 +71,8 @@ fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Install(args) => install::run(&args).await,
             Command::Status(args) => status::run(&args).await,
             Command::Explain(args) => explain::run(&args).await,
+            #[cfg(target_os = "linux")]
+            Command::Drops(args) => drops::run(&args).await,
             Command::Plan(args) => plan::run(&args),
             Command::Version => status::version(),
         }

@@ -27,9 +27,17 @@ pub(crate) async fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 
 /// Asks the agent for a document.
 pub(crate) async fn ask(socket: &Path, call: Call) -> anyhow::Result<serde_json::Value> {
+    ask_within(socket, call, Limits::DEFAULT).await
+}
+
+/// The same with other limits.
+pub(crate) async fn ask_within(
+    socket: &Path,
+    call: Call,
+    limits: Limits,
+) -> anyhow::Result<serde_json::Value> {
     let socket = socket.to_owned();
-    let answer =
-        tokio::task::spawn_blocking(move || rpc::call(&socket, &Request::new(call), Limits::DEFAULT)).await?;
+    let answer = tokio::task::spawn_blocking(move || rpc::call(&socket, &Request::new(call), limits)).await?;
     match answer {
         Ok(Reply::Report { report }) => Ok(report),
         Ok(_) => bail!("the agent gave an answer that is not a report"),

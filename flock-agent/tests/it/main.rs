@@ -7,6 +7,7 @@ mod away;
 mod bird;
 mod chaos;
 mod cluster;
+mod drops;
 mod harness;
 mod health;
 mod install;
