@@ -103,6 +103,14 @@ impl<K: Kind> Collection<K> {
         }
     }
 
+    /// There is no such kind, hence no object of it. Returns how many were known.
+    pub(crate) fn absent(&mut self) -> usize {
+        let known = self.good.len();
+        self.begin();
+        self.end();
+        known
+    }
+
     /// Nobody needs the objects any more.
     pub(crate) fn forget(&mut self) {
         let (changes, faults) = (self.changes + 1, self.faults + 1);
@@ -123,6 +131,7 @@ impl<K: Kind> Collection<K> {
         match object {
             Ok(None) => (None, None),
             Ok(Some(mut view)) => {
+                let remark = K::remark(&view);
                 // The same allocation for the same content: comparing views is cheap then.
                 let view = if let Some(old) = old.filter(|old| ***old == view) {
                     Arc::clone(old)
@@ -130,7 +139,7 @@ impl<K: Kind> Collection<K> {
                     K::share(&mut view, &mut self.pool);
                     Arc::new(view)
                 };
-                (Some((key, view)), None)
+                (Some((key, view)), remark)
             }
             Err(problem) => {
                 let stand_in = K::stand_in(&key);

@@ -10,10 +10,14 @@ use flock_core::policy::{NamedPort, PolicyPod, Protocol};
 use flock_core::ports::PodView;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
+mod cluster_peer;
+mod cluster_policy;
+mod cluster_port;
 mod policy;
 mod policy_net;
 mod policy_port;
 
+pub(crate) use self::cluster_policy::{ClusterPolicyView, cluster_policy};
 pub(crate) use self::policy::network_policy;
 
 /// On a mirror pod: the UID of the static pod it stands for.

@@ -51,25 +51,32 @@ struct Failure {
     away: bool,
     /// A watch may go on from the version it has.
     resume: bool,
+    /// The API server does not know the kind.
+    absent: bool,
 }
 
 impl Failure {
     /// Nobody said anything.
     fn silence(reason: String) -> Self {
-        Self { reason, away: true, resume: true }
+        Self { reason, away: true, resume: true, absent: false }
     }
 
     /// Something that is no answer.
     fn nonsense(reason: &str) -> Self {
-        Self { reason: reason.to_owned(), away: true, resume: false }
+        Self { reason: reason.to_owned(), away: true, resume: false, absent: false }
     }
 
     fn of(error: &Error) -> Self {
         let reason = causes(error);
         match error {
             // Where a kind is not known there is no object of it; all else says nothing about the objects.
-            Error::Api(status) => Self { reason, away: status.code != 404, resume: status.code == 429 },
-            Error::SerdeError(_) | Error::FromUtf8(_) => Self { reason, away: true, resume: false },
+            Error::Api(status) => {
+                let absent = status.code == 404;
+                Self { reason, away: !absent, resume: status.code == 429, absent }
+            }
+            Error::SerdeError(_) | Error::FromUtf8(_) => {
+                Self { reason, away: true, resume: false, absent: false }
+            }
             _ => Self::silence(reason),
         }
     }
@@ -97,7 +104,7 @@ impl Follower {
     {
         let api = Api::<Stripped<K>>::all(self.client.clone());
         let mut pause = Pause::new(self.timing.pause);
-        let mut failing = false;
+        let (mut failing, mut absent) = (false, false);
         let mut version: Option<String> = None;
         loop {
             let outcome = match &mut version {
@@ -115,11 +122,20 @@ impl Follower {
                 }
             };
             let Err(failure) = outcome else {
+                if std::mem::take(&mut absent) {
+                    tracing::info!(kind = K::KIND, "kind is installed");
+                }
                 if std::mem::take(&mut failing) {
                     tracing::info!(kind = K::KIND, "the API server answers again");
                 }
                 continue;
             };
+            if K::OPTIONAL && failure.absent && version.is_none() {
+                failing = false;
+                self.note_absence::<K>(std::mem::replace(&mut absent, true));
+                tokio::time::sleep(self.timing.absent_pause()).await;
+                continue;
+            }
             if !std::mem::replace(&mut failing, true) {
                 let (kind, error) = (K::KIND, &failure.reason);
                 tracing::warn!(kind, error, "watch interrupted; what it said last stays in force");
@@ -129,6 +145,26 @@ impl Follower {
             }
             self.shared.change(|index| index.set_away(failure.away));
             tokio::time::sleep(pause.next()).await;
+        }
+    }
+
+    /// Has no objects of a kind the API server does not know.
+    fn note_absence<K: Watched>(&self, is_known: bool) {
+        let mut forgotten = 0;
+        self.shared.change(|index| {
+            index.set_away(false);
+            forgotten = K::place(index).absent();
+        });
+        let (kind, version) = (K::KIND, K::VERSION);
+        if forgotten > 0 {
+            tracing::warn!(
+                kind,
+                version,
+                forgotten,
+                "kind is no longer installed; its objects have no effect"
+            );
+        } else if !is_known {
+            tracing::info!(kind, version, "kind is not installed");
         }
     }
 
@@ -224,7 +260,7 @@ where
         // Whatever it is, asking for the same again would bring the same.
         WatchEvent::Error(status) => {
             let away = status.code >= 500;
-            return Err(Failure { reason: status.to_string(), away, resume: false });
+            return Err(Failure { reason: status.to_string(), away, resume: false, absent: false });
         }
     };
     let seen = object.meta().resource_version.clone().filter(|seen| !seen.is_empty());

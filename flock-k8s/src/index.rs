@@ -8,7 +8,7 @@ use flock_core::policy::PolicyView;
 use flock_core::ports::{ClusterView, Demand, ForeignPools, NodeConfigView, Readiness};
 
 use crate::collection::Collection;
-use crate::object::{Namespaces, Others, Own, OwnView, Pods, Policies, RemotePods};
+use crate::object::{ClusterPolicies, Namespaces, Others, Own, OwnView, Pods, Policies, RemotePods};
 use crate::watched::Part;
 
 /// Everything that is watched.
@@ -29,13 +29,14 @@ pub(crate) struct Index {
     pub(crate) namespaces: Collection<Namespaces>,
     pub(crate) others: Collection<Others>,
     pub(crate) policies: Collection<Policies>,
+    pub(crate) cluster_policies: Collection<ClusterPolicies>,
     pub(crate) remote_pods: Collection<RemotePods>,
     /// What `others` say, and after how many changes of it.
     foreign: (u64, ForeignPools),
 }
 
 /// Kinds that are watched.
-const PARTS: usize = 6;
+const PARTS: usize = 7;
 
 /// Differs from the last one where the [`ClusterView`] does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,7 @@ impl Index {
             namespaces: Collection::default(),
             others: Collection::default(),
             policies: Collection::default(),
+            cluster_policies: Collection::default(),
             remote_pods: Collection::default(),
             foreign: (0, ForeignPools::default()),
         };
@@ -83,7 +85,8 @@ impl Index {
     }
 
     fn parts(&self) -> [&dyn Part; PARTS] {
-        [&self.own, &self.pods, &self.namespaces, &self.others, &self.policies, &self.remote_pods]
+        let Self { own, pods, namespaces, others, policies, cluster_policies, remote_pods, .. } = self;
+        [own, pods, namespaces, others, policies, cluster_policies, remote_pods]
     }
 
     /// Takes note of whether the API server answers.
@@ -131,7 +134,8 @@ impl Index {
     pub(crate) fn wanted(&self) -> Wanted {
         let policies = self.demand.policies;
         // Most clusters have no policy at all.
-        let remote_pods = policies && !self.policies.objects().is_empty();
+        let is_any = !self.policies.objects().is_empty() || !self.cluster_policies.objects().is_empty();
+        let remote_pods = policies && is_any;
         Wanted { policies, namespaces: self.demand.namespaces || remote_pods, remote_pods }
     }
 
@@ -171,7 +175,7 @@ impl Index {
     fn is_complete(&self) -> bool {
         let wanted = self.wanted();
         let is_known = !wanted.remote_pods || (self.namespaces.listed() && self.remote_pods.listed());
-        wanted.policies && self.policies.listed() && is_known
+        wanted.policies && self.policies.listed() && self.cluster_policies.listed() && is_known
     }
 
     /// What policies need, with revision 0.

@@ -27,7 +27,9 @@ use tokio::task::JoinSet;
 
 use crate::follow::{Follower, causes};
 use crate::index::{Index, PolicyStamp, Stamp, Wanted};
-use crate::object::{Namespaces, Others, Own, OwnView, Pods, Policies, RemotePods, Stripped};
+use crate::object::{
+    ClusterPolicies, Namespaces, Others, Own, OwnView, Pods, Policies, RemotePods, Stripped,
+};
 use crate::published::{self, Cluster};
 use crate::watched::Watched;
 
@@ -44,6 +46,8 @@ pub struct Timing {
     pub read: Duration,
     /// First and longest pause after a failure; up to as much again is added at random.
     pub pause: (Duration, Duration),
+    /// A kind that the cluster need not know, and does not, is looked for again after this, or somewhat sooner.
+    pub absent: Duration,
 }
 
 impl Timing {
@@ -52,6 +56,11 @@ impl Timing {
     pub(crate) fn watch_seconds(&self) -> u32 {
         let longest = u32::try_from(self.watch.as_secs()).unwrap_or(u32::MAX).max(1);
         rand::random_range(longest - longest / 4..=longest)
+    }
+
+    /// How long a kind that is absent is not looked for: not the same on two nodes either.
+    pub(crate) fn absent_pause(&self) -> Duration {
+        self.absent.mul_f64(rand::random_range(0.75..=1.0))
     }
 }
 
@@ -63,6 +72,7 @@ impl Default for Timing {
             page: Duration::from_secs(30),
             read: Duration::from_secs(10),
             pause: (Duration::from_millis(500), Duration::from_secs(15)),
+            absent: Duration::from_mins(1),
         }
     }
 }
@@ -156,6 +166,7 @@ impl KubePodSource {
         let followed = || follower.clone();
         watches.spawn(while_wanted::<Namespaces>(followed(), None, |wanted| wanted.namespaces));
         watches.spawn(while_wanted::<Policies>(followed(), None, |wanted| wanted.policies));
+        watches.spawn(while_wanted::<ClusterPolicies>(followed(), None, |wanted| wanted.policies));
         let elsewhere = Some(format!("spec.nodeName!={node}"));
         watches.spawn(while_wanted::<RemotePods>(followed(), elsewhere, |wanted| wanted.remote_pods));
         watches.spawn(first_lists(Arc::clone(&shared), timing.first));

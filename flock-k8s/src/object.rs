@@ -24,7 +24,7 @@ use crate::manifests::decode;
 
 mod policy;
 
-pub(crate) use self::policy::{Policies, RemotePods};
+pub(crate) use self::policy::{ClusterPolicies, Policies, RemotePods};
 
 /// What identifies a kind to the API server, and what of an object of it is kept.
 pub(crate) trait Kind: Debug + Clone + Send + Sync + 'static {
@@ -51,6 +51,11 @@ pub(crate) trait Kind: Debug + Clone + Send + Sync + 'static {
 
     /// Finds what a view has in common with others in the pool.
     fn share(_view: &mut Self::View, _pool: &mut Self::Pool) {}
+
+    /// What of an object that was understood does not have the effect it should have.
+    fn remark(_view: &Self::View) -> Option<String> {
+        None
+    }
 
     /// What stands in for an object that has never been understood, and what that means.
     fn stand_in(_key: &Self::Key) -> Option<(Self::View, &'static str)> {

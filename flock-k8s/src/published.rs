@@ -42,6 +42,7 @@ impl View for PolicyView {
             }
         }
         keep(&mut self.policies, &last.policies);
+        keep(&mut self.cluster, &last.cluster);
         keep(&mut self.namespaces, &last.namespaces);
         keep(&mut self.pods, &last.pods);
     }

@@ -71,6 +71,8 @@ struct State {
     /// What `deploy/rbac.yaml` allows.
     allowed: BTreeSet<Access>,
     selective: bool,
+    /// The definition of `ClusterNetworkPolicy` is installed.
+    has_cluster_policies: bool,
     /// The watches that are open; the version and the bookmark each has been told of.
     told: BTreeMap<u64, (u64, u64)>,
     /// Counts watches.
@@ -127,6 +129,7 @@ impl FakeApiServer {
             planned: Vec::new(),
             allowed: rules::allowed(),
             selective: true,
+            has_cluster_policies: false,
             told: BTreeMap::new(),
             watch: 0,
         };
@@ -161,9 +164,13 @@ impl FakeApiServer {
         std::fs::write(path, config.to_string()).unwrap();
     }
 
-    /// Adds or replaces an object, as somebody else would; `apiVersion` and `kind` say which.
+    /// Adds or replaces an object, as somebody else would; `apiVersion` and `kind` say which. A `ClusterNetworkPolicy`
+    /// comes with its definition.
     pub fn put(&self, object: Value) {
-        self.shared.state().store.put(object);
+        let mut state = self.shared.state();
+        state.has_cluster_policies |= object["kind"] == "ClusterNetworkPolicy";
+        state.store.put(object);
+        drop(state);
         self.shared.news.notify_all();
     }
 
@@ -194,6 +201,24 @@ impl FakeApiServer {
     /// Field selectors that say what to select select everything from now on; those that say what not to do not.
     pub fn ignore_selectors(&self) {
         self.shared.state().selective = false;
+    }
+
+    /// Installs the definition of `ClusterNetworkPolicy`, or removes it with its objects and cuts every connection.
+    pub fn define_cluster_policies(&self, is_there: bool) {
+        let plural = "clusternetworkpolicies";
+        let mut state = self.shared.state();
+        state.has_cluster_policies = is_there;
+        if !is_there {
+            for object in state.store.all(plural) {
+                let name = object["metadata"]["name"].as_str().unwrap();
+                state.store.delete(plural, None, name);
+            }
+        }
+        drop(state);
+        if !is_there {
+            self.cut();
+        }
+        self.shared.news.notify_all();
     }
 
     /// Cuts every connection.

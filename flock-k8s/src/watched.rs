@@ -8,7 +8,7 @@ use flock_core::ports::{ClusterView, Demand};
 
 use crate::collection::Collection;
 use crate::index::Index;
-use crate::object::{Kind, Namespaces, Others, Own, Pods, Policies, RemotePods};
+use crate::object::{ClusterPolicies, Kind, Namespaces, Others, Own, Pods, Policies, RemotePods};
 
 /// A kind that is watched.
 pub(crate) trait Watched: Kind {
@@ -16,6 +16,8 @@ pub(crate) trait Watched: Kind {
     const AWAITED: Option<&'static str> = None;
     /// The objects show in the [`PolicyView`].
     const IN_POLICIES: bool = false;
+    /// A cluster need not know this kind.
+    const OPTIONAL: bool = false;
 
     fn place(index: &mut Index) -> &mut Collection<Self>;
 
@@ -145,6 +147,21 @@ impl Watched for Policies {
 
     fn join_policies(policies: &Collection<Self>, view: &mut PolicyView) {
         view.policies = Arc::clone(policies.objects());
+    }
+}
+
+impl Watched for ClusterPolicies {
+    const IN_POLICIES: bool = true;
+    /// Its definition is not a part of Kubernetes.
+    const OPTIONAL: bool = true;
+
+    fn place(index: &mut Index) -> &mut Collection<Self> {
+        &mut index.cluster_policies
+    }
+
+    fn join_policies(policies: &Collection<Self>, view: &mut PolicyView) {
+        let policies = policies.objects().iter();
+        view.cluster = Arc::new(policies.map(|(name, it)| (name.clone(), Arc::clone(&it.policy))).collect());
     }
 }
 

@@ -151,6 +151,7 @@ impl FakePodSource {
                 return false;
             }
             keep(&mut view.policies, &now.policies);
+            keep(&mut view.cluster, &now.cluster);
             keep(&mut view.namespaces, &now.namespaces);
             keep(&mut view.pods, &now.pods);
             view.revision.0 += 1;

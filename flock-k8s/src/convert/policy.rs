@@ -64,7 +64,7 @@ struct Peer {
 /// As [`LabelSelectorSpec`], where `null` is the same as nothing.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Selector {
+pub(super) struct Selector {
     match_labels: Option<BTreeMap<String, String>>,
     match_expressions: Option<Vec<Requirement>>,
 }
@@ -200,7 +200,11 @@ fn peer(peer: &Peer, field: &str, problems: &mut Vec<Problem>) -> Option<PolicyP
 }
 
 /// One that is missing selects all.
-fn selector(selector: Option<&Selector>, field: &str, problems: &mut Vec<Problem>) -> LabelSelector {
+pub(super) fn selector(
+    selector: Option<&Selector>,
+    field: &str,
+    problems: &mut Vec<Problem>,
+) -> LabelSelector {
     let requirement = |it: &Requirement| LabelRequirementSpec {
         key: it.key.clone(),
         operator: it.operator.clone(),

@@ -46,7 +46,7 @@ pub(super) fn read(block: &IpBlock, field: &str, problems: &mut Vec<Problem>) ->
 }
 
 /// A prefix, without its host bits: the API takes them, and means the network.
-fn net(text: &str, field: &str, problems: &mut Vec<Problem>) -> Option<IpNet> {
+pub(super) fn net(text: &str, field: &str, problems: &mut Vec<Problem>) -> Option<IpNet> {
     if let Some(net) = prefix::parse(text) {
         return Some(net.trunc());
     }

@@ -14,7 +14,7 @@ pub(super) struct Entry {
     end_port: Option<Value>,
 }
 
-const NUMBER: &str = "use a number from 1 to 65535";
+pub(super) const NUMBER: &str = "use a number from 1 to 65535";
 
 /// The ports of an entry; what is wrong joins `problems`.
 pub(super) fn read(written: &Entry, field: &str, problems: &mut Vec<Problem>) -> Option<PolicyPort> {
@@ -78,11 +78,11 @@ fn port(written: &Entry, field: &str, problems: &mut Vec<Problem>) -> Option<Por
     }
 }
 
-fn number(value: &Value) -> Option<u16> {
+pub(super) fn number(value: &Value) -> Option<u16> {
     value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0)
 }
 
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::String(text) => Problem::quote(text),
         Value::Array(_) => "a list".to_owned(),
@@ -92,7 +92,7 @@ fn shown(value: &Value) -> String {
 }
 
 /// Why a text is not the name of a port (RFC 6335, section 5.1), and what to write instead.
-fn refusal(name: &str) -> Option<(&'static str, String)> {
+pub(super) fn refusal(name: &str) -> Option<(&'static str, String)> {
     let bytes = name.as_bytes();
     if !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit) {
         return Some(("is a number in quotes", "write it without them".to_owned()));

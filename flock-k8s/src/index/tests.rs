@@ -190,6 +190,8 @@ fn policies_are_complete_with_all_that_they_need_and_nothing_else() {
     index.policies.end();
     assert!(!index.policies().complete, "nobody asked for them");
     index.set_demand(Demand { policies: true, ..Demand::default() });
+    assert!(!index.policies().complete, "without the policies of all namespaces");
+    assert_eq!(index.cluster_policies.absent(), 0);
     assert!(index.policies().complete && !index.wanted().remote_pods);
     index.policies.apply(key.to_owned(), Ok(Some(policy())));
     assert!(!index.policies().complete && index.wanted().namespaces && index.wanted().remote_pods);

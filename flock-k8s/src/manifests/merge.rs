@@ -9,7 +9,7 @@ use flock_core::policy::PolicyView;
 use flock_core::ports::{ClusterView, NodeConfigView};
 
 use super::read::{Fault, Manifest, Object, Syntax, one_line, parse, parse_what_can_be};
-use crate::convert::policy_pod;
+use crate::convert::{ClusterPolicyView, policy_pod};
 
 /// What one file contributes. With faults the manifests are those of its last good content, if any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,6 +73,7 @@ pub fn read_objects<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) ->
                 objects.namespaces.insert(name.clone(), labels.clone());
             }
             Object::NetworkPolicy(policy) => objects.policies.push(Arc::clone(policy)),
+            Object::ClusterNetworkPolicy(view) => objects.problems.extend(unenforced(view, file, *line)),
             Object::Other { api_version, kind } => {
                 *objects.ignored.entry(format!("{api_version} {kind}")).or_default() += 1;
             }
@@ -151,6 +152,13 @@ fn placed(config: &NodeConfigView, file: &str, line: u64) -> NodeConfigView {
     NodeConfigView { generation: config.generation, spec }
 }
 
+/// What of a policy is not enforced, with where it is.
+fn unenforced(view: &ClusterPolicyView, file: &str, line: u64) -> Option<String> {
+    let name = one_line(&view.policy.name);
+    let text = view.unenforced.as_ref()?;
+    Some(format!("{file}:{line}: ClusterNetworkPolicy {name}: {text}"))
+}
+
 /// Kind, namespace and name of an object flock knows.
 fn identity(object: &Object) -> Option<(&str, &str, &str)> {
     match object {
@@ -158,6 +166,7 @@ fn identity(object: &Object) -> Option<(&str, &str, &str)> {
         Object::Pod(pod) => Some(("Pod", pod.key.namespace(), pod.key.name())),
         Object::Namespace { name, .. } => Some(("Namespace", "", name)),
         Object::NetworkPolicy(policy) => Some(("NetworkPolicy", &policy.key.namespace, &policy.key.name)),
+        Object::ClusterNetworkPolicy(view) => Some(("ClusterNetworkPolicy", "", &view.policy.name)),
         Object::Other { .. } => None,
     }
 }
@@ -178,6 +187,7 @@ fn add(view: &mut ClusterView, node: &NodeName, file: &str, line: u64, object: &
         Object::Namespace { name, labels } => {
             view.namespaces.insert(name.clone(), labels.clone());
         }
+        Object::ClusterNetworkPolicy(policy) => view.problems.extend(unenforced(policy, file, line)),
         Object::NetworkPolicy(_) | Object::Other { .. } => {}
     }
 }
@@ -186,6 +196,9 @@ fn add_policy(view: &mut PolicyView, node: &NodeName, object: &Object) {
     match object {
         Object::NetworkPolicy(policy) => {
             Arc::make_mut(&mut view.policies).insert(policy.key.clone(), Arc::clone(policy));
+        }
+        Object::ClusterNetworkPolicy(ClusterPolicyView { policy, .. }) => {
+            Arc::make_mut(&mut view.cluster).insert(policy.name.clone(), Arc::clone(policy));
         }
         Object::Namespace { name, labels } => {
             Arc::make_mut(&mut view.namespaces).insert(name.clone(), Arc::new(labels.clone()));

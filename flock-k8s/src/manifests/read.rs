@@ -18,10 +18,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::convert::{self, pod_view};
+use crate::convert::{self, ClusterPolicyView, pod_view};
 
 /// `apiVersion` of the NodeConfig objects flock reads.
 pub const NODE_CONFIG_VERSION: &str = "flock.fritzlab.net/v1alpha1";
+
+/// `apiVersion` of the `ClusterNetworkPolicies` flock reads.
+const CLUSTER_POLICY_VERSION: &str = "policy.networking.k8s.io/v1alpha2";
 
 /// Largest manifest file accepted, in bytes.
 pub const MAX_FILE_BYTES: usize = 4 << 20;
@@ -76,6 +79,7 @@ pub(super) enum Object {
     Pod(Arc<PodView>),
     Namespace { name: String, labels: BTreeMap<String, String> },
     NetworkPolicy(Arc<NetworkPolicy>),
+    ClusterNetworkPolicy(ClusterPolicyView),
     Other { api_version: String, kind: String },
 }
 
@@ -262,6 +266,12 @@ fn object(value: Value) -> Result<Object, Refused> {
             let closed = closed(&value);
             let policy = network_policy(value);
             return policy.map_err(|reason| Refused { reason: format!("{kind} {name}: {reason}"), closed });
+        }
+        (CLUSTER_POLICY_VERSION, "ClusterNetworkPolicy") => {
+            convert::cluster_policy(value).map(Object::ClusterNetworkPolicy)
+        }
+        (version, "ClusterNetworkPolicy") if version.starts_with("policy.networking.k8s.io/") => {
+            Err(format!("apiVersion {version:?} is unknown, write {CLUSTER_POLICY_VERSION}"))
         }
         _ => return Ok(Object::Other { api_version, kind }),
     };

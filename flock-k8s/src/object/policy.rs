@@ -2,11 +2,11 @@
 
 use flock_core::ids::PodKey;
 use flock_core::policy::{NetworkPolicy, PolicyKey, PolicyPod};
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde_json::Value;
 
 use super::{Kind, Pods};
-use crate::convert::{network_policy, policy_pod};
+use crate::convert::{ClusterPolicyView, cluster_policy, network_policy, policy_pod};
 use crate::pool::PodPool;
 
 /// The policies of the cluster.
@@ -36,6 +36,33 @@ impl Kind for Policies {
     fn stand_in(key: &PolicyKey) -> Option<(NetworkPolicy, &'static str)> {
         let meaning = "until it can be read nothing passes to and from the pods of its namespace";
         Some((NetworkPolicy::closed(key.clone()), meaning))
+    }
+}
+
+/// The policies that are about all namespaces.
+#[derive(Debug, Clone)]
+pub(crate) struct ClusterPolicies;
+
+impl Kind for ClusterPolicies {
+    type View = ClusterPolicyView;
+    type Key = String;
+    type Pool = ();
+    type Scope = ClusterResourceScope;
+    const GROUP: &'static str = "policy.networking.k8s.io";
+    const VERSION: &'static str = "v1alpha2";
+    const KIND: &'static str = "ClusterNetworkPolicy";
+    const PLURAL: &'static str = "clusternetworkpolicies";
+
+    fn key(name: &str) -> Option<String> {
+        Some(name.to_owned())
+    }
+
+    fn view(object: Value) -> Result<Option<ClusterPolicyView>, String> {
+        cluster_policy(object).map(Some)
+    }
+
+    fn remark(view: &ClusterPolicyView) -> Option<String> {
+        view.unenforced.clone()
     }
 }
 

@@ -31,12 +31,22 @@ pub(super) fn status(code: u16, message: &str) -> Value {
     })
 }
 
+impl State {
+    /// Whether there is such a kind.
+    fn knows(&self, target: &Target) -> bool {
+        self.has_cluster_policies || target.plural != "clusternetworkpolicies"
+    }
+}
+
 pub(super) fn answer(state: &mut State, request: &Request) -> (u16, Value) {
     let (Some(target), Some(access)) = (request.target(), request.access()) else {
         return (404, status(404, "the server could not find the requested resource"));
     };
     if !state.allowed.contains(&access) {
         return (403, status(403, &format!("the agent cannot {access:?}")));
+    }
+    if !state.knows(&target) {
+        return (404, status(404, "the server could not find the requested resource"));
     }
     let namespace = target.namespace.as_deref();
     match (request.method.as_str(), target.name.as_deref()) {
@@ -90,7 +100,7 @@ fn list(state: &mut State, plural: &str, request: &Request) -> (u16, Value) {
         state.store.pages.insert(token, (version, rest));
     }
     let mut items: Vec<Value> = items.iter().map(|item| item.as_ref().clone()).collect();
-    for item in items.iter_mut().filter(|_| plural != "nodeconfigs") {
+    for item in items.iter_mut().filter(|_| plural != "nodeconfigs" && plural != "clusternetworkpolicies") {
         // Of a built-in kind the list says once what its items are.
         item.as_object_mut().unwrap().retain(|field, _| field != "apiVersion" && field != "kind");
     }
@@ -170,8 +180,13 @@ pub(super) fn watch(
     let marked = query("allowWatchBookmarks").is_some_and(|it| it == "true");
     let refused = {
         let allowed = request.access().is_some_and(|access| shared.state().allowed.contains(&access));
+        let known = shared.state().knows(&target);
         let valid = validate::list(&request.query);
-        if allowed { valid.err().map(|reason| (400, reason)) } else { Some((403, "no".to_owned())) }
+        match (allowed, known) {
+            (false, _) => Some((403, "no".to_owned())),
+            (true, false) => Some((404, "no such kind".to_owned())),
+            (true, true) => valid.err().map(|reason| (400, reason)),
+        }
     };
     if let Some((code, reason)) = refused {
         return connection.write(code, &status(code, &reason));

@@ -78,6 +78,7 @@ impl Target {
             ("", "/api/v1/"),
             ("flock.fritzlab.net", "/apis/flock.fritzlab.net/v1alpha1/"),
             ("events.k8s.io", "/apis/events.k8s.io/v1/"),
+            ("policy.networking.k8s.io", "/apis/policy.networking.k8s.io/v1alpha2/"),
             ("networking.k8s.io", "/apis/networking.k8s.io/v1/"),
         ]
         .into_iter()

@@ -39,6 +39,7 @@ impl Store {
             "Node" => "nodes",
             "Event" => "events",
             "NetworkPolicy" => "networkpolicies",
+            "ClusterNetworkPolicy" => "clusternetworkpolicies",
             kind => panic!("no such kind: {kind}"),
         };
         self.version += 1;

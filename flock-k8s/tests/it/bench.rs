@@ -72,6 +72,16 @@ pub(crate) fn policy_of(key: &PolicyKey, subject: &LabelSelectorSpec) -> Value {
     })
 }
 
+/// A `ClusterNetworkPolicy` without rules.
+pub(crate) fn cluster_policy_of(name: &str, namespaces: &LabelSelectorSpec) -> Value {
+    json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2",
+        "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name},
+        "spec": {"tier": "Admin", "priority": 7, "subject": {"namespaces": namespaces}},
+    })
+}
+
 pub(crate) fn namespace_of(name: &str, labels: &Labels) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 }

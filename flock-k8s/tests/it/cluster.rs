@@ -14,7 +14,7 @@ use flock_k8s::testing::FakeApiServer;
 use flock_k8s::{KubePodSource, SILENCE, Timing, connect};
 use serde_json::{Value, json};
 
-use crate::bench::{has_pods, manifest_of, namespace_of, node, policy_of, soon, until};
+use crate::bench::{cluster_policy_of, has_pods, manifest_of, namespace_of, node, policy_of, soon, until};
 
 /// Short, so that what takes a while in a cluster does not here.
 pub(crate) const TIMING: Timing = Timing {
@@ -23,6 +23,7 @@ pub(crate) const TIMING: Timing = Timing {
     page: Duration::from_secs(20),
     read: Duration::from_secs(20),
     pause: (Duration::from_millis(5), Duration::from_millis(20)),
+    absent: Duration::from_millis(20),
 };
 
 pub(crate) struct Cluster {
@@ -116,6 +117,14 @@ impl PodSourceBench for Cluster {
 
     fn remove_policy(&self, key: &PolicyKey) {
         self.api.delete("networkpolicies", Some(&key.namespace), &key.name);
+    }
+
+    fn put_cluster_policy(&self, name: &str, subject: &LabelSelectorSpec) {
+        self.api.put(cluster_policy_of(name, subject));
+    }
+
+    fn remove_cluster_policy(&self, name: &str) {
+        self.api.delete("clusternetworkpolicies", None, name);
     }
 
     fn put_namespace(&self, name: &str, labels: &Labels) {

@@ -7,7 +7,7 @@ use flock_core::testing::contract::pod_policies::pod_policies;
 use flock_core::testing::contract::pod_source::{PodSourceBench, pod_source};
 use serde_json::json;
 
-use crate::bench::{Bench, manifest_of, namespace_of, node, policy_of, soon};
+use crate::bench::{Bench, cluster_policy_of, manifest_of, namespace_of, node, policy_of, soon};
 
 impl PodSourceBench for Bench {
     fn source(&self) -> &dyn PodSource {
@@ -28,6 +28,14 @@ impl PodSourceBench for Bench {
 
     fn remove_policy(&self, key: &PolicyKey) {
         Bench::remove(self, &file_of_policy(key));
+    }
+
+    fn put_cluster_policy(&self, name: &str, subject: &LabelSelectorSpec) {
+        self.install(&format!("{name}.cluster.yaml"), cluster_policy_of(name, subject).to_string());
+    }
+
+    fn remove_cluster_policy(&self, name: &str) {
+        Bench::remove(self, &format!("{name}.cluster.yaml"));
     }
 
     fn put_namespace(&self, name: &str, labels: &Labels) {

@@ -13,5 +13,6 @@ mod policy;
 mod rights;
 mod schema;
 mod telling;
+mod tiers;
 mod tls;
 mod trouble;

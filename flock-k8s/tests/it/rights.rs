@@ -11,7 +11,7 @@ use flock_k8s::testing::{Access, FakeApiServer, allowed};
 use flock_k8s::{KubeStatus, Pace, SILENCE};
 use serde_json::json;
 
-use crate::bench::{key, node, policy_of, soon};
+use crate::bench::{cluster_policy_of, key, node, policy_of, soon};
 use crate::cluster::{Cluster, client, node_config, pod};
 
 fn used(api: &FakeApiServer) -> BTreeSet<Access> {
@@ -24,11 +24,12 @@ async fn everything_that_is_allowed_is_used_and_nothing_else() {
     cluster.source.demand(Demand { namespaces: true, policies: true });
     let deny = PolicyKey { namespace: "default".to_owned(), name: "deny".to_owned() };
     cluster.api.put(policy_of(&deny, &LabelSelectorSpec::default()));
+    cluster.api.put(cluster_policy_of("guard", &LabelSelectorSpec::default()));
     cluster.api.put(node_config("node-a", &json!({"bgp": {"asn": 65101}})));
     cluster.api.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}}));
     cluster.api.put(pod("web"));
     cluster.until(|view| view.node_config.is_some()).await;
-    cluster.api.eventually("all is watched", |api| api.watching() == 6);
+    cluster.api.eventually("all is watched", |api| api.watching() == 7);
     soon(cluster.source.pod(&key("web"))).await.unwrap().unwrap();
 
     let pace = Pace { quiet: Duration::ZERO, ..Pace::default() };

@@ -6,7 +6,10 @@ use std::task::{Context, Poll, Waker};
 
 use super::pod_source::{PodSourceBench, view_with};
 use crate::ids::PodKey;
-use crate::policy::{Labels, NamedPort, NetworkPolicy, PolicyKey, PolicyPod, PolicyView, Protocol};
+use crate::policy::{
+    ClusterPods, ClusterPolicy, ClusterTier, Labels, NamedPort, NetworkPolicy, PolicyKey, PolicyPod,
+    PolicyView, Priority, Protocol,
+};
 use crate::ports::{Demand, PodSource, PodView};
 use crate::selector::{LabelSelector, LabelSelectorSpec};
 use crate::testing::pod_view;
@@ -15,6 +18,8 @@ use crate::testing::pod_view;
 pub async fn pod_policies<B: PodSourceBench>(fresh: impl AsyncFn() -> B) {
     let fresh = &fresh;
     a_policy_shows_changes_and_goes(&demanded(fresh).await).await;
+    a_cluster_policy_shows_changes_and_goes(&demanded(fresh).await).await;
+    a_cluster_policy_makes_pods_and_namespaces_known(&demanded(fresh).await).await;
     namespaces_show_with_the_label_of_their_name(&demanded(fresh).await).await;
     a_pod_of_another_node_shows_and_goes(&demanded(fresh).await).await;
     pods_that_are_nobody_to_policies_do_not_show(&demanded(fresh).await).await;
@@ -91,6 +96,35 @@ async fn a_policy_shows_changes_and_goes(bench: &impl PodSourceBench) {
     }
     bench.remove_policy(&key);
     complete(bench, |view| view.policies.is_empty()).await;
+}
+
+async fn a_cluster_policy_shows_changes_and_goes(bench: &impl PodSourceBench) {
+    for app in ["web", "api"] {
+        bench.put_cluster_policy("guard", &selecting(app));
+        let namespaces = LabelSelector::validate(&selecting(app), "", &mut Vec::new());
+        let expected = ClusterPolicy {
+            name: "guard".to_owned(),
+            tier: ClusterTier::Admin,
+            priority: Priority::new(7).unwrap(),
+            subject: ClusterPods::of_namespaces(namespaces),
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        };
+        complete(bench, |view| view.cluster.get("guard").is_some_and(|now| **now == expected)).await;
+    }
+    bench.remove_cluster_policy("guard");
+    complete(bench, |view| view.cluster.is_empty()).await;
+}
+
+async fn a_cluster_policy_makes_pods_and_namespaces_known(bench: &impl PodSourceBench) {
+    bench.put_namespace("shop", &Labels::default());
+    bench.put(&remote("shop/one"));
+    bench.put_cluster_policy("guard", &LabelSelectorSpec::default());
+    let known = |view: &PolicyView| view.pods.len() == 1 && view.namespaces.len() == 1;
+    let before = complete(bench, |view| view.cluster.len() == 1 && known(view)).await;
+    bench.put(&remote("shop/two"));
+    let after = complete(bench, |view| view.pods.len() == 2).await;
+    assert!(Arc::ptr_eq(&before.cluster, &after.cluster), "what did not change is shared");
 }
 
 async fn namespaces_show_with_the_label_of_their_name(bench: &impl PodSourceBench) {

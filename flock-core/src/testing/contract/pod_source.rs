@@ -31,6 +31,13 @@ pub trait PodSourceBench: Send + Sync {
     /// Removes a policy.
     fn remove_policy(&self, key: &PolicyKey);
 
+    /// Adds or replaces a `ClusterNetworkPolicy` of the Admin tier and priority 7 without rules; `subject` selects
+    /// namespaces.
+    fn put_cluster_policy(&self, name: &str, subject: &LabelSelectorSpec);
+
+    /// Removes a `ClusterNetworkPolicy`.
+    fn remove_cluster_policy(&self, name: &str);
+
     /// Adds a namespace with these labels.
     fn put_namespace(&self, name: &str, labels: &Labels);
 }
@@ -229,7 +236,9 @@ async fn a_snapshot_does_not_change_under_the_caller(bench: &impl PodSourceBench
 mod tests {
     use super::*;
     use crate::annotation::PodIntent;
-    use crate::policy::{NetworkPolicy, PolicyPod, PolicyView};
+    use crate::policy::{
+        ClusterPods, ClusterPolicy, ClusterTier, NetworkPolicy, PolicyPod, PolicyView, Priority,
+    };
     use crate::ports::{NodeConfigView, Retry, Revision};
     use crate::selector::LabelSelector;
     use crate::testing::FakePodSource;
@@ -280,6 +289,25 @@ mod tests {
         fn remove_policy(&self, key: &PolicyKey) {
             self.edit_policies(|view| {
                 Arc::make_mut(&mut view.policies).remove(key);
+            });
+        }
+        fn put_cluster_policy(&self, name: &str, subject: &LabelSelectorSpec) {
+            let namespaces = LabelSelector::validate(subject, "", &mut Vec::new());
+            let policy = ClusterPolicy {
+                name: name.to_owned(),
+                tier: ClusterTier::Admin,
+                priority: Priority::new(7).unwrap(),
+                subject: ClusterPods::of_namespaces(namespaces),
+                ingress: Vec::new(),
+                egress: Vec::new(),
+            };
+            self.edit_policies(|view| {
+                Arc::make_mut(&mut view.cluster).insert(name.to_owned(), Arc::new(policy));
+            });
+        }
+        fn remove_cluster_policy(&self, name: &str) {
+            self.edit_policies(|view| {
+                Arc::make_mut(&mut view.cluster).remove(name);
             });
         }
         fn put_namespace(&self, name: &str, labels: &Labels) {
