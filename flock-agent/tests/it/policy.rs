@@ -12,6 +12,7 @@ mod prober;
 mod server;
 mod stacks;
 mod table;
+mod tiers;
 mod updates;
 mod window;
 mod world;
