@@ -141,12 +141,11 @@ fn known<T: Copy>(
     if let Some((_, value)) = values.iter().find(|(name, _)| *name == text) {
         return Some(*value);
     }
-    let fix = match values.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
-        Some((name, _)) => format!("write {name:?}"),
-        None => {
-            let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
-            format!("use {}", names.join(" or "))
-        }
+    let fix = if let Some((name, _)) = values.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
+        format!("write {name:?}")
+    } else {
+        let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
+        format!("use {}", names.join(" or "))
     };
     problems.push(Problem::text(field, text, format!("is not {what}"), fix).to_string());
     None

@@ -1,4 +1,4 @@
-//! `ClusterNetworkPolicies` around NetworkPolicies, as packets see them.
+//! `ClusterNetworkPolicies` around `NetworkPolicies`, as packets see them.
 
 use serde_json::{Value, json};
 
@@ -6,10 +6,10 @@ use super::table::{Entry, check};
 use super::world::{World, policy};
 use crate::netns::netns_available;
 
-/// What the tiers add up to is said with NetworkPolicies alone: the oracle knows no others.
-fn entry(name: &str, cluster: &[Value], namespaced: &[Value], meaning: Value) -> Entry {
+/// What the tiers add up to is said with `NetworkPolicies` alone: the oracle knows no others.
+fn entry(name: &str, cluster: &[Value], namespaced: &[Value], meaning: &Value) -> Entry {
     let policies = cluster.iter().chain(namespaced).cloned();
-    Entry::new(name, policies).meaning([policy("x", &meaning)])
+    Entry::new(name, policies).meaning([policy("x", meaning)])
 }
 
 /// A policy about all pods of x.
@@ -59,13 +59,13 @@ fn tables() -> Vec<Entry> {
             "an Admin Deny overrules a policy that admits",
             &[admin(deny_y.clone())],
             std::slice::from_ref(&open),
-            ingress(json!([others])),
+            &ingress(json!([others])),
         ),
         entry(
             "an Admin Accept overrules a policy that admits nothing",
             &[admin(json!([http]))],
             std::slice::from_ref(&shut),
-            ingress(json!([{
+            &ingress(json!([{
                 "from": [{"namespaceSelector": by_ns("y")}],
                 "ports": [{"protocol": "TCP", "port": 80}],
             }])),
@@ -74,31 +74,31 @@ fn tables() -> Vec<Entry> {
             "an Admin Pass leaves it to the NetworkPolicies",
             &[admin(json!([rule("Pass", "y"), rule("Deny", "y")]))],
             &[policy("x", &ingress(json!([of("y")])))],
-            ingress(json!([of("y")])),
+            &ingress(json!([of("y")])),
         ),
         entry(
             "the Admin policy of the smaller number is asked first",
             &[admin(deny_y.clone()), about_x("Admin", 9, &json!([rule("Accept", "y")]))],
             std::slice::from_ref(&shut),
-            ingress(json!([of("y")])),
+            &ingress(json!([of("y")])),
         ),
         entry(
             "a Baseline Deny without NetworkPolicies",
             &[baseline(deny_y.clone())],
             &[],
-            ingress(json!([others])),
+            &ingress(json!([others])),
         ),
         entry(
             "a Baseline Deny with a NetworkPolicy that admits",
             &[baseline(deny_y)],
             &[open],
-            ingress(json!([{}])),
+            &ingress(json!([{}])),
         ),
         entry(
             "a Deny rule with a peer of an unknown kind",
             &[baseline(json!([odd]))],
             &[],
-            ingress(json!([])),
+            &ingress(json!([])),
         ),
     ]
 }
