@@ -88,8 +88,9 @@ pub(super) fn show(lab: &mut Cluster, progress: &Progress, attached: &[Attached]
     let explained = explain(lab)?;
     let conversations = progress.step("cut", "editing a policy under open connections", || {
         let seen = cut::converse(lab, attached)?;
-        let cut = seen.iter().filter(|seen| seen.denied).count();
-        Ok((seen, format!("an edit ends {cut} of 2 conversations, the other one has no gap")))
+        let (ended, all) = (seen.iter().filter(|seen| seen.has_ended()).count(), seen.len());
+        let untouched = seen.iter().filter(|seen| seen.is_untouched()).count();
+        Ok((seen, format!("an edit ends {ended} of {all} conversations, {untouched} goes on without a gap")))
     })?;
     let spoofs = progress.step("spoofed", "sending from addresses of others", || {
         let spoofs = spoof::attempts(lab, attached)?;

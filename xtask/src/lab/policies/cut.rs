@@ -53,12 +53,21 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
-    /// Denied ones end soon, and others go on as if nothing had happened.
-    fn holds(&self) -> bool {
-        Family::ALL.into_iter().all(|family| match *self.last_answer_ms.get(family) {
-            Some(ms) => self.denied && ms < LATE_MS,
-            None => !self.denied && *self.longest_gap_ms.get(family) < GAP_MS,
+    /// Whether no answer came any more soon after the edit.
+    pub(super) fn has_ended(&self) -> bool {
+        Family::ALL.into_iter().all(|family| self.last_answer_ms.get(family).is_some_and(|ms| ms < LATE_MS))
+    }
+
+    /// Whether every message was answered, and none had to be repeated.
+    pub(super) fn is_untouched(&self) -> bool {
+        Family::ALL.into_iter().all(|family| {
+            self.last_answer_ms.get(family).is_none() && *self.longest_gap_ms.get(family) < GAP_MS
         })
+    }
+
+    /// Denied ones end, and others go on as if nothing had happened.
+    fn holds(&self) -> bool {
+        if self.denied { self.has_ended() } else { self.is_untouched() }
     }
 }
 
