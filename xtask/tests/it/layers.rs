@@ -21,8 +21,8 @@ const LAYERS: [(&str, &[&str]); 8] = [
 
 /// All that deciding takes. Whatever reaches a kernel, a clock or a socket has no place here; `tracing` only
 /// hands an event to whoever listens.
-const CORE_DEPENDENCIES: [&str; 8] =
-    ["askama", "async-trait", "fnv", "ipnet", "serde", "thiserror", "tokio", "tracing"];
+const CORE_DEPENDENCIES: [&str; 9] =
+    ["askama", "async-trait", "fnv", "ipnet", "serde", "sha2", "thiserror", "tokio", "tracing"];
 
 /// All that one line of JSON over a socket takes: the plugin is executed for every pod. `nix` bounds what the
 /// standard library cannot: a connect, and reading standard input.
