@@ -131,7 +131,7 @@ pub(crate) struct StatusArgs {
 /// Arguments of `flock-agent plan`.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// Manifests (`NodeConfig`, `Pod`, `Namespace`): a file, a directory (its *.yaml, *.yml, *.json), or - for
+    /// Manifests (`NodeConfig`, `Pod`, `Namespace`, `NetworkPolicy`): a file, a directory (its *.yaml, *.yml, *.json), or - for
     /// standard input; may be given several times.
     #[arg(
         short,
@@ -145,6 +145,15 @@ pub(crate) struct PlanArgs {
     /// Plan every pod on this node; where not given on the node it names, else on the only one configured.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub(crate) node_name: Option<NodeName>,
+    /// Say whether policies let a flow of this client pass, a pod or an address, instead of planning the pods.
+    #[arg(long, env = "FLOCK_FROM", value_name = "NAMESPACE/POD|ADDRESS", requires = "to")]
+    pub(crate) from: Option<String>,
+    /// Server of the flow, a pod or an address.
+    #[arg(long, env = "FLOCK_TO", value_name = "NAMESPACE/POD|ADDRESS", requires = "from")]
+    pub(crate) to: Option<String>,
+    /// Protocol and port of the server: tcp/PORT, udp/PORT, sctp/PORT; icmp for what policies cannot name.
+    #[arg(long, env = "FLOCK_PORT", value_name = "PROTOCOL/PORT", default_value = "icmp")]
+    pub(crate) port: String,
     /// Form of the output.
     #[arg(short, long, env = "FLOCK_OUTPUT", value_name = "FORMAT", default_value = "table")]
     pub(crate) output: OutputFormat,

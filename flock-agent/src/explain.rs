@@ -5,10 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use flock_cni::wire::{Call, Flow, Pod};
-use flock_core::app::{
-    AddressExplanation, ExplainedFlow, Explanation, FlowExplanation, PodObject, SelectingPolicy, Standpoint,
-};
-use flock_core::policy::{Judgement, PolicyKey};
+use flock_core::app::{AddressExplanation, Explanation, PodObject, SelectingPolicy, Standpoint};
+use flock_core::policy::{ExplainedFlow, FlowExplanation, Judgement, PolicyKey};
 
 use crate::args::{ExplainArgs, OutputFormat};
 use crate::print::print;
@@ -47,7 +45,8 @@ async fn flow(args: &ExplainArgs, flow: Flow) -> anyhow::Result<ExitCode> {
 /// How a refusal starts.
 pub(crate) const REFUSED: &str = "refused: ";
 
-fn flow_text(told: &FlowExplanation) -> String {
+/// An answer about a flow, for people.
+pub(crate) fn flow_text(told: &FlowExplanation) -> String {
     let mut out = vec![format!("{} to {}, {}", told.from, told.to, told.service)];
     for ExplainedFlow { from, to, passes, verdict, .. } in &told.flows {
         let passes = if *passes { "passes" } else { "does not pass" };

@@ -5,10 +5,12 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use flock_core::plan::plan;
+use flock_core::plan::{Objects, flow, is_stand_in, plan};
+use flock_core::policy::FlowEnd;
 use flock_k8s::{MAX_FILE_BYTES, is_manifest, read_objects};
 
 use crate::args::{OutputFormat, PlanArgs};
+use crate::explain::flow_text;
 use crate::print::print;
 
 /// As for a wrong command line: nothing has been planned.
@@ -25,12 +27,37 @@ pub(crate) fn run(args: &PlanArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(UNREADABLE));
     }
     let objects = read_objects(files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
+    if let (Some(from), Some(to)) = (&args.from, &args.to) {
+        return judge(&objects, &from.parse()?, &to.parse()?, args);
+    }
     let report = plan(&objects, args.node_name.as_ref());
     print(&match args.output {
         OutputFormat::Json => serde_json::to_string_pretty(&report)?,
         OutputFormat::Table => report.to_string(),
     })?;
     Ok(if report.is_fine() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints whether a flow passes. Objects that cannot be read may be policies: with one of them there is no good answer.
+fn judge(objects: &Objects, from: &FlowEnd, to: &FlowEnd, args: &PlanArgs) -> anyhow::Result<ExitCode> {
+    for problem in &objects.problems {
+        writeln!(io::stderr(), "problem: {problem}")?;
+    }
+    let told = flow(objects, from, to, args.port.parse()?)?;
+    print(&match args.output {
+        OutputFormat::Json => serde_json::to_string_pretty(&told)?,
+        OutputFormat::Table => {
+            let stand_in = told.flows.iter().any(|flow| is_stand_in(flow.from) || is_stand_in(flow.to));
+            let note = if stand_in {
+                "\nAddresses of 100::/64 and 240.0.0.0/8 stand for pods without one."
+            } else {
+                ""
+            };
+            flow_text(&told) + note
+        }
+    })?;
+    let is_fine = objects.problems.is_empty() && told.flows.iter().all(|flow| flow.passes);
+    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Every file that is meant, with its content, and why others cannot be read.

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use flock_cni::error::code;
 use flock_cni::wire::{self as cni, Call, Failure, MAX_REQUEST, Outcome, PROTOCOL_VERSION, Reply, Response};
-use flock_core::app::{FlowError, Node};
+use flock_core::app::Node;
 use flock_core::ids::PodKey;
+use flock_core::policy::FlowError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf, UCred};

@@ -39,13 +39,15 @@ use crate::eligibility::Withheld;
 use crate::family::{DecidedBy, Family};
 use crate::ids::{NodeName, PodKey};
 use crate::iid::Field;
-use crate::policy::NetworkPolicy;
+use crate::policy::{ClusterPolicy, NetworkPolicy};
 use crate::ports::{NodeConfigView, PodView};
 
+mod flow;
 mod node;
 mod pod;
 mod text;
 
+pub use self::flow::{flow, is_stand_in};
 pub use self::node::plan;
 
 /// What manifests hold, whichever node they are for.
@@ -59,6 +61,8 @@ pub struct Objects {
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
     /// The policies, no two of the same name.
     pub policies: Vec<Arc<NetworkPolicy>>,
+    /// The `ClusterNetworkPolicies`, no two of the same name.
+    pub cluster_policies: Vec<Arc<ClusterPolicy>>,
     /// How many objects there are of each kind that flock has no use for, by `apiVersion` and kind.
     pub ignored: BTreeMap<String, usize>,
     /// Objects that could not be read, each with what is wrong.

@@ -15,6 +15,7 @@
 mod cluster;
 mod compile;
 mod diff;
+mod flow;
 mod model;
 pub mod render;
 mod ruleset;
@@ -23,6 +24,7 @@ mod verdict;
 pub use cluster::{ClusterPeer, ClusterPods, ClusterPolicy, ClusterPort, ClusterRule, ClusterTier, Priority};
 pub use compile::{Compiler, Guard, LocalIdentity, LocalPod, compile, guard};
 pub use diff::{Change, Judging, PeerChange, Update};
+pub use flow::{ExplainedFlow, FlowEnd, FlowError, FlowExplanation, Service, explain_flow};
 pub use model::{
     Labels, NamedPort, NetworkPolicy, PolicyKey, PolicyName, PolicyPeer, PolicyPod, PolicyPort, PolicyRule,
     PolicyView, PortMatch, PortRange, Protocol,

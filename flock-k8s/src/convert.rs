@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use flock_core::annotation::PodIntent;
 use flock_core::ids::{IdError, NodeName, PodKey, PodUid};
-use flock_core::policy::{NamedPort, PolicyPod, Protocol};
+use flock_core::policy::{NamedPort, Protocol};
 use flock_core::ports::PodView;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 
@@ -88,23 +87,6 @@ pub(crate) fn api_pod_view(pod: Pod) -> Result<PodView, ConvertError> {
     Ok(PodView { ready: view.ready && told, reported: view.pod_ips.clone(), ..view })
 }
 
-/// What policies need to know of a pod of another node; `None` where it is nobody to them: with `hostNetwork` it is
-/// its node, and one that has ended or that no node runs yet sends nothing.
-pub(crate) fn policy_pod(pod: &PodView) -> Option<PolicyPod> {
-    if pod.host_network || pod.ended || pod.node.is_none() {
-        return None;
-    }
-    // With a bad annotation its node attaches it to nothing.
-    let intent = PodIntent::parse(&pod.annotations).unwrap_or_default();
-    Some(PolicyPod {
-        key: pod.key.clone(),
-        labels: Arc::clone(&pod.labels),
-        ports: Arc::clone(&pod.ports),
-        pod_ips: pod.pod_ips.clone(),
-        claimed: intent.addresses.into_iter().chain(intent.anycast).collect(),
-    })
-}
-
 fn refused(field: &'static str) -> impl Fn(IdError) -> ConvertError {
     move |source| ConvertError::Name { field, source }
 }
@@ -166,6 +148,8 @@ fn pod_ips(status: PodStatus) -> Result<Vec<IpAddr>, ConvertError> {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+
+    use flock_core::policy::PolicyPod;
 
     use super::*;
 
@@ -311,7 +295,7 @@ mod tests {
             let mut pod =
                 json!({"spec": {"nodeName": "node-b"}, "status": {"podIPs": [{"ip": "192.0.2.7"}]}});
             merge(&mut pod, extra);
-            policy_pod(&view_of(pod))
+            PolicyPod::of(&view_of(pod))
         };
         let claimed = |annotations: Value| {
             let pod = pod(json!({"metadata": {"annotations": annotations}})).unwrap();

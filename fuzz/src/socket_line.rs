@@ -2,8 +2,8 @@
 
 use flock_cni::rpc::RpcError;
 use flock_cni::wire::{Add, Attachment, Call, Flow, Outcome, Reply, Request, Response};
-use flock_core::app::{FlowEnd, Service};
 use flock_core::ids::{AttachmentId, ContainerId, IfName, PodKey, PodUid};
+use flock_core::policy::{FlowEnd, Service};
 use flock_core::ports::NetnsPath;
 use serde_json::Value;
 

@@ -55,3 +55,39 @@ fn exit_status_tells_good_from_bad_from_unreadable() {
         }
     }
 }
+
+const POLICIES: &str = r#"
+apiVersion: v1
+kind: List
+items:
+  - { apiVersion: v1, kind: Pod, metadata: { namespace: shop, name: web, labels: { app: web } } }
+  - { apiVersion: v1, kind: Pod, metadata: { namespace: shop, name: db, labels: { app: db } } }
+  - apiVersion: networking.k8s.io/v1
+    kind: NetworkPolicy
+    metadata: { namespace: shop, name: db }
+    spec:
+      podSelector: { matchLabels: { app: db } }
+      ingress:
+        - from: [{ podSelector: { matchLabels: { app: web } } }]
+          ports: [{ port: 5432 }]
+"#;
+
+#[test]
+fn a_plan_tells_whether_policies_let_a_flow_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = [
+        ("shop/web", "tcp/5432", 0, "admitted by shop/db, ingress[0]"),
+        ("shop/web", "tcp/80", 1, "refused: no ingress rule of shop/db admits it"),
+        ("203.0.113.9", "tcp/5432", 1, "does not pass"),
+        ("shop/nobody", "tcp/5432", 1, "pod shop/nobody is not known here"),
+        ("shop/web", "tcp", 1, "is no protocol and port: write tcp/PORT"),
+    ];
+    for (from, port, status, said) in table {
+        let args = ["-f", "-", "--from", from, "--to", "shop/db", "--port", port];
+        let output = plan(dir.path(), &args, POLICIES);
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{from} {port}: {text}");
+        assert!(text.contains(said), "{from} {port} does not say {said:?}: {text}");
+    }
+}

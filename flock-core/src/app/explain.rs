@@ -14,7 +14,10 @@ use crate::eligibility::{Evidence, eligibility};
 use crate::ids::{IfName, PodKey, PodUid};
 use crate::ipam::Allocation;
 use crate::pod_plan::PodFacts;
-use crate::policy::{Direction, Gate, LocalPod, PolicyView, Subject, Tier, selecting};
+use crate::policy::{
+    Direction, FlowEnd, FlowError, FlowExplanation, Gate, LocalPod, PolicyView, Service, Subject, Tier,
+    explain_flow, selecting,
+};
 use crate::ports::{ClusterView, FirewallError, ObservedLink, PodView};
 use crate::route::{NextHop, Route, RouteProtocol, Weight, host_prefix};
 
@@ -94,6 +97,17 @@ pub struct AddressExplanation {
 }
 
 impl Node {
+    /// Whether policies let flows from one end to the other pass, as things are now, and by which rule.
+    pub fn explain_flow(
+        &self,
+        from: &FlowEnd,
+        to: &FlowEnd,
+        service: Service,
+    ) -> Result<FlowExplanation, FlowError> {
+        let (cluster, view) = (self.ports.pods.snapshot(), self.ports.pods.policies());
+        explain_flow(&view, &self.local_pods(&cluster), from, to, service)
+    }
+
     /// Explains a pod, as things are now. `None`: neither the cluster nor the node knows it.
     pub async fn explain(&self, pod: &PodKey) -> Option<Explanation> {
         let links = match &self.ports.firewall {

@@ -7,8 +7,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::ClusterPolicy;
+use crate::annotation::PodIntent;
 use crate::ids::PodKey;
-use crate::ports::Revision;
+use crate::ports::{PodView, Revision};
 use crate::selector::LabelSelector;
 
 /// Labels of a pod or a namespace. Pods of one workload share them.
@@ -213,6 +214,25 @@ impl TryFrom<String> for PolicyName {
             Some((Self::CLUSTER, name)) => Ok(Self::Cluster(name.to_owned())),
             _ => PolicyKey::try_from(value).map(Self::Namespaced),
         }
+    }
+}
+
+impl PolicyPod {
+    /// What policies need to know of a pod of another node; `None` where it is nobody to them: with `hostNetwork` it is its
+    /// node, and one that has ended or that no node runs yet sends nothing.
+    pub fn of(pod: &PodView) -> Option<Self> {
+        if pod.host_network || pod.ended || pod.node.is_none() {
+            return None;
+        }
+        // With a bad annotation its node attaches it to nothing.
+        let intent = PodIntent::parse(&pod.annotations).unwrap_or_default();
+        Some(Self {
+            key: pod.key.clone(),
+            labels: Arc::clone(&pod.labels),
+            ports: Arc::clone(&pod.ports),
+            pod_ips: pod.pod_ips.clone(),
+            claimed: intent.addresses.into_iter().chain(intent.anycast).collect(),
+        })
     }
 }
 

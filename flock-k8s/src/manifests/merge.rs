@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use flock_core::ids::NodeName;
 use flock_core::plan::Objects;
-use flock_core::policy::PolicyView;
+use flock_core::policy::{PolicyPod, PolicyView};
 use flock_core::ports::{ClusterView, NodeConfigView};
 
 use super::read::{Fault, Manifest, Object, Syntax, one_line, parse, parse_what_can_be};
-use crate::convert::{ClusterPolicyView, policy_pod};
+use crate::convert::ClusterPolicyView;
 
 /// What one file contributes. With faults the manifests are those of its last good content, if any.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,7 +73,10 @@ pub fn read_objects<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) ->
                 objects.namespaces.insert(name.clone(), labels.clone());
             }
             Object::NetworkPolicy(policy) => objects.policies.push(Arc::clone(policy)),
-            Object::ClusterNetworkPolicy(view) => objects.problems.extend(unenforced(view, file, *line)),
+            Object::ClusterNetworkPolicy(view) => {
+                objects.cluster_policies.push(Arc::clone(&view.policy));
+                objects.problems.extend(unenforced(view, file, *line));
+            }
             Object::Other { api_version, kind } => {
                 *objects.ignored.entry(format!("{api_version} {kind}")).or_default() += 1;
             }
@@ -204,7 +207,7 @@ fn add_policy(view: &mut PolicyView, node: &NodeName, object: &Object) {
             Arc::make_mut(&mut view.namespaces).insert(name.clone(), Arc::new(labels.clone()));
         }
         Object::Pod(pod) if pod.node.as_ref() != Some(node) => {
-            let pod = policy_pod(pod).map(|pod| (pod.key.clone(), Arc::new(pod)));
+            let pod = PolicyPod::of(pod).map(|pod| (pod.key.clone(), Arc::new(pod)));
             Arc::make_mut(&mut view.pods).extend(pod);
         }
         Object::Pod(_) | Object::NodeConfig { .. } | Object::Other { .. } => {}

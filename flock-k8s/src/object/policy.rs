@@ -6,7 +6,7 @@ use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use serde_json::Value;
 
 use super::{Kind, Pods};
-use crate::convert::{ClusterPolicyView, cluster_policy, network_policy, policy_pod};
+use crate::convert::{ClusterPolicyView, cluster_policy, network_policy};
 use crate::pool::PodPool;
 
 /// The policies of the cluster.
@@ -87,7 +87,7 @@ impl Kind for RemotePods {
     }
 
     fn view(object: Value) -> Result<Option<PolicyPod>, String> {
-        Ok(Pods::view(object)?.as_ref().and_then(policy_pod))
+        Ok(Pods::view(object)?.as_ref().and_then(PolicyPod::of))
     }
 
     fn share(pod: &mut PolicyPod, pool: &mut PodPool) {

@@ -4,11 +4,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Node;
-use crate::ids::PodKey;
-use crate::policy::{
+use super::{
     Endpoint, Flow, LocalIdentity, LocalPod, PolicyPod, PolicyView, Protocol, Subject, Verdict, verdict,
 };
+use crate::ids::PodKey;
 
 /// One end of a flow somebody asks about: `NAMESPACE/POD` or an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,39 +137,36 @@ pub struct ExplainedFlow {
     pub verdict: Verdict,
 }
 
-impl Node {
-    /// Whether policies let flows from one end to the other pass, as things are now, and by which rule. A node and its
-    /// own pods always reach each other.
-    pub fn explain_flow(
-        &self,
-        from: &FlowEnd,
-        to: &FlowEnd,
-        service: Service,
-    ) -> Result<FlowExplanation, FlowError> {
-        let (cluster, view) = (self.ports.pods.snapshot(), self.ports.pods.policies());
-        let pods = self.local_pods(&cluster);
-        let pairs = pairs(&resolve(from, &pods, &view)?, &resolve(to, &pods, &view)?);
-        if pairs.is_empty() {
-            return Err(FlowError::NoFamily { from: from.to_string(), to: to.to_string() });
-        }
-        let explain = |(from, to): (Endpoint<'_>, Endpoint<'_>)| {
-            let verdict = verdict(&view, &pods, &Flow { from, to, service: service.0 });
-            ExplainedFlow {
-                from: from.address,
-                to: to.address,
-                from_pod: pod_of(from.subject),
-                to_pod: pod_of(to.subject),
-                passes: verdict.passes(),
-                verdict,
-            }
-        };
-        Ok(FlowExplanation {
-            from: from.to_string(),
-            to: to.to_string(),
-            service: service.to_string(),
-            flows: pairs.into_iter().map(explain).collect(),
-        })
+/// Whether policies let flows from one end to the other pass, and by which rule. A node and its own pods always reach each
+/// other.
+pub fn explain_flow(
+    view: &PolicyView,
+    pods: &[LocalPod],
+    from: &FlowEnd,
+    to: &FlowEnd,
+    service: Service,
+) -> Result<FlowExplanation, FlowError> {
+    let pairs = pairs(&resolve(from, pods, view)?, &resolve(to, pods, view)?);
+    if pairs.is_empty() {
+        return Err(FlowError::NoFamily { from: from.to_string(), to: to.to_string() });
     }
+    let explain = |(from, to): (Endpoint<'_>, Endpoint<'_>)| {
+        let verdict = verdict(view, pods, &Flow { from, to, service: service.0 });
+        ExplainedFlow {
+            from: from.address,
+            to: to.address,
+            from_pod: pod_of(from.subject),
+            to_pod: pod_of(to.subject),
+            passes: verdict.passes(),
+            verdict,
+        }
+    };
+    Ok(FlowExplanation {
+        from: from.to_string(),
+        to: to.to_string(),
+        service: service.to_string(),
+        flows: pairs.into_iter().map(explain).collect(),
+    })
 }
 
 fn pod_of(subject: Subject<'_>) -> Option<PodKey> {
