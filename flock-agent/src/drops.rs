@@ -13,7 +13,7 @@ mod tally;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use flock_core::ports::{Counters, Firewall, FirewallError};
 use flock_netlink::{DropLog, Dropped, KernelFirewall};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,7 +38,8 @@ const QUEUE: usize = 1024;
 /// Prints a line per packet until a signal, or until nobody reads them any more.
 pub(crate) async fn run(args: &DropsArgs) -> anyhow::Result<ExitCode> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut dropped = follow(DropLog::open().context("cannot follow dropped packets; root is needed")?)?;
+    let log = DropLog::open().map_err(|error| anyhow!("cannot follow dropped packets: {error}"))?;
+    let mut dropped = follow(log)?;
     let mut counters = Counting { firewall: KernelFirewall::new()?, missing: false };
     let (mut tally, mut budget) = (Tally::default(), Budget::new(LINES));
     let mut names = Names::new(&args.socket);

@@ -169,9 +169,13 @@ impl Names {
 /// Why policies refuse a flow, if they do.
 fn refusal(flow: &ExplainedFlow) -> Option<String> {
     let ends = [(&flow.verdict.egress, "egress"), (&flow.verdict.ingress, "ingress")];
-    let refused = ends
-        .into_iter()
-        .filter_map(|(told, direction)| judgement(told, direction).strip_prefix(REFUSED).map(str::to_owned));
+    let refused = ends.into_iter().filter(|(told, _)| {
+        matches!(told, Judgement::Refused { .. } | Judgement::Denied { .. } | Judgement::Shut { .. })
+    });
+    let refused = refused.map(|(told, direction)| {
+        let words = judgement(told, direction);
+        words.strip_prefix(REFUSED).map_or_else(|| words.clone(), str::to_owned)
+    });
     let refused: Vec<String> = refused.collect();
     (!refused.is_empty()).then(|| refused.join("; "))
 }
@@ -182,4 +186,39 @@ fn shut(flow: &ExplainedFlow) -> Option<String> {
         Judgement::Shut { reason } => Some(reason.to_string()),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn flow(egress: &Value, ingress: &Value) -> ExplainedFlow {
+        let verdict = json!({"egress": egress, "ingress": ingress});
+        let flow = json!({"from": "192.0.2.1", "to": "192.0.2.2", "passes": false, "verdict": verdict});
+        serde_json::from_value(flow).unwrap()
+    }
+
+    #[test]
+    fn each_end_that_refuses_says_why() {
+        let open = json!({"judgement": "notSelected"});
+        let refused = json!({"judgement": "refused", "policies": ["shop/closed"]});
+        let denied = json!({"judgement": "denied", "policy": "ClusterNetworkPolicy/no", "rule": 2});
+        let cases = [
+            (&open, &open, None),
+            (&open, &refused, Some("no ingress rule of shop/closed admits it")),
+            (&denied, &open, Some("denied by ClusterNetworkPolicy/no, egress[2]")),
+            (
+                &denied,
+                &refused,
+                Some(
+                    "denied by ClusterNetworkPolicy/no, egress[2]; no ingress rule of shop/closed admits it",
+                ),
+            ),
+        ];
+        for (egress, ingress, expected) in cases {
+            assert_eq!(refusal(&flow(egress, ingress)).as_deref(), expected);
+        }
+    }
 }

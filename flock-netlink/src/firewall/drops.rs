@@ -62,7 +62,7 @@ pub enum DropLogError {
     )]
     Held,
     /// The kernel refused.
-    #[error(transparent)]
+    #[error("{0}; CAP_NET_ADMIN in the network of the node is needed")]
     Kernel(#[from] FirewallError),
 }
 
