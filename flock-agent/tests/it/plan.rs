@@ -56,7 +56,7 @@ fn exit_status_tells_good_from_bad_from_unreadable() {
     }
 }
 
-const POLICIES: &str = r#"
+const POLICIES: &str = r"
 apiVersion: v1
 kind: List
 items:
@@ -70,7 +70,7 @@ items:
       ingress:
         - from: [{ podSelector: { matchLabels: { app: web } } }]
           ports: [{ port: 5432 }]
-"#;
+";
 
 #[test]
 fn a_plan_tells_whether_policies_let_a_flow_pass() {

@@ -21,8 +21,9 @@ use super::node::Node;
 use super::plugin::Pod;
 use crate::build::Dist;
 
-/// What flock promises, in bytes.
+/// What flock promises, in bytes: without policies, and with a thousand of them.
 const LIMIT: u64 = 25_000_000;
+const LIMIT_WITH_POLICIES: u64 = 60_000_000;
 
 /// The agent has come to rest when it takes the same for so many looks, a second apart.
 const LOOKS: u32 = 3;
@@ -39,6 +40,9 @@ pub(crate) struct MemoryArgs {
     /// How often the status of each pod of the node changes
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     changes: u32,
+    /// `NetworkPolicies`, each with a selector of its own for 100 pods of other nodes
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2000))]
+    policies: u32,
 }
 
 /// What the agent takes at one point, in bytes.
@@ -59,6 +63,33 @@ pub(super) struct MemoryReport {
     elsewhere: u32,
     limit: u64,
     points: Vec<Memory>,
+    /// How long the firewall took, by what it did; from the change that was seen to the kernel having it.
+    firewall: Vec<Took>,
+}
+
+/// Passes over the firewall of one kind, in microseconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Took {
+    what: String,
+    passes: usize,
+    median_us: u64,
+    p95_us: u64,
+    worst_us: u64,
+}
+
+/// What the log of the agent says of its firewall.
+fn firewall_times(log: &str) -> Vec<Took> {
+    let of = |what: &str| {
+        let lines = log.lines().filter(|line| line.contains(what));
+        let took = |line: &str| line.split_once("took_us=")?.1.split_whitespace().next()?.parse().ok();
+        let mut times: Vec<u64> = lines.filter_map(took).collect();
+        times.sort_unstable();
+        let at =
+            |part: usize| times.get(times.len().saturating_sub(1) * part / 100).copied().unwrap_or_default();
+        let (median_us, p95_us, worst_us) = (at(50), at(95), at(100));
+        Took { what: what.to_owned(), passes: times.len(), median_us, p95_us, worst_us }
+    };
+    ["firewall written", "firewall changed"].map(of).into_iter().filter(|took| took.passes > 0).collect()
 }
 
 impl Report for MemoryReport {
@@ -78,6 +109,12 @@ impl Report for MemoryReport {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{when:<40} {resident:>8} {anonymous:>9} {file:>6}");
         }
+        for Took { what, passes, median_us, p95_us, worst_us } in &self.firewall {
+            let _ = writeln!(
+                text,
+                "\n{what}, {passes} times: {median_us} us median, {p95_us} us p95, {worst_us} us worst"
+            );
+        }
         text + if self.holds() { "\nWithin the limit." } else { "\nOver the limit." }
     }
 
@@ -94,6 +131,7 @@ pub(super) fn run(args: &MemoryArgs, dist: &Dist, server: &Path) -> Result<Memor
         eprintln!("an API server with {} pods", args.pods + args.elsewhere);
         let mut cluster = Cluster::start(server, &kubeconfig)?;
         cluster.fill(args.pods, args.elsewhere)?;
+        cluster.add_policies(args.policies)?;
         let node = Node::start_in_cluster(dist, &kubeconfig)?;
         let mut points = vec![at_rest(&node, "idle".to_owned())?];
 
@@ -113,8 +151,15 @@ pub(super) fn run(args: &MemoryArgs, dist: &Dist, server: &Path) -> Result<Memor
             }
             done = until;
         }
+        if args.policies > 0 && args.elsewhere > 0 {
+            eprintln!("200 pods of other nodes come into selectors or leave them");
+            cluster.relabel(args.pods, 200)?;
+            points.push(at_rest(&node, "after 200 changes elsewhere".to_owned())?);
+        }
         flock.ready().context("the agent does not feel well")?;
-        Ok(MemoryReport { pods: args.pods, elsewhere: args.elsewhere, limit: LIMIT, points })
+        let limit = if args.policies == 0 { LIMIT } else { LIMIT_WITH_POLICIES };
+        let firewall = firewall_times(&node.log()?);
+        Ok(MemoryReport { pods: args.pods, elsewhere: args.elsewhere, limit, points, firewall })
     })
 }
 
@@ -167,6 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn times_of_the_firewall_are_read_from_the_log() {
+        let log = "INFO firewall written took_us=900\nINFO firewall changed pods=0 took_us=30 x=1\n\
+                   INFO firewall changed pods=1 took_us=10\nINFO routes changed took_us=5\n";
+        let took = |what: &str, passes, median_us, worst_us| Took {
+            what: what.to_owned(),
+            passes,
+            median_us,
+            p95_us: median_us,
+            worst_us,
+        };
+        assert_eq!(
+            firewall_times(log),
+            [took("firewall written", 1, 900, 900), took("firewall changed", 2, 10, 30)]
+        );
+    }
+
+    #[test]
     fn one_point_over_the_limit_is_too_much() {
         let report = |sizes: &[u64]| {
             let points = sizes.iter().map(|size| Memory {
@@ -175,7 +237,13 @@ mod tests {
                 anonymous: 0,
                 file: 0,
             });
-            MemoryReport { pods: 1, elsewhere: 0, limit: LIMIT, points: points.collect() }
+            MemoryReport {
+                pods: 1,
+                elsewhere: 0,
+                limit: LIMIT,
+                points: points.collect(),
+                firewall: Vec::new(),
+            }
         };
         assert!(report(&[24_999_999]).holds());
         assert!(!report(&[1, 25_000_000]).holds());

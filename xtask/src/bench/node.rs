@@ -110,6 +110,11 @@ impl Node {
         serde_json::from_str(&text).context("flock-agent status did not print JSON")
     }
 
+    /// What the agent has logged so far.
+    pub(super) fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).context("cannot read the log of the agent")
+    }
+
     /// Fails, with the end of the log, if the agent is not running any more.
     pub(super) fn alive(&mut self) -> Result<()> {
         if let Some(status) = self.agent.try_wait().context("cannot look after the agent")? {

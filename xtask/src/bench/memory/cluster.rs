@@ -49,6 +49,54 @@ impl Cluster {
         self.wait()
     }
 
+    /// Puts namespaces and policies: each is for one of the services of namespace `bench`, and admits some services of one
+    /// of the namespaces of other nodes' pods.
+    pub(super) fn add_policies(&mut self, policies: u32) -> Result<()> {
+        if policies == 0 {
+            return Ok(());
+        }
+        for name in (0..NAMESPACES).map(elsewhere).chain(["bench".to_owned()]) {
+            self.put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))?;
+        }
+        for number in 0..policies {
+            let services: Vec<String> =
+                (0..SERVICES / 2).map(|one| service(number / NAMESPACES + 2 * one)).collect();
+            self.put(&json!({
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"namespace": "bench", "name": format!("policy-{number}")},
+                "spec": {
+                    "podSelector": {"matchLabels": {"app": service(number)}},
+                    "ingress": [{
+                        "from": [{
+                            "namespaceSelector": {
+                                "matchLabels": {"kubernetes.io/metadata.name": elsewhere(number % NAMESPACES)},
+                            },
+                            "podSelector": {
+                                "matchExpressions": [{"key": "app", "operator": "In", "values": services}],
+                            },
+                        }],
+                        "ports": [{"port": 80 + number % 20}],
+                    }],
+                },
+            }))?;
+        }
+        self.wait()
+    }
+
+    /// Gives so many pods of other nodes, the first of which is `first`, another service, one after another.
+    pub(super) fn relabel(&mut self, first: u32, pods: u32) -> Result<()> {
+        for number in first..first + pods {
+            let mut pod = pod(&format!("node-{}", number % 100), number, 0);
+            pod["metadata"]["labels"]["app"] = json!(service(number + 1));
+            self.put(&pod)?;
+            self.wait()?;
+            // Each by itself: changes that come together are written together.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
     /// Changes the status of each pod of the node, and waits until the agent has been sent it.
     pub(super) fn change(&mut self, pods: u32, round: u32) -> Result<()> {
         for number in 0..pods {
@@ -78,6 +126,20 @@ impl Drop for Cluster {
     }
 }
 
+/// Namespaces of other nodes' pods.
+const NAMESPACES: u32 = 50;
+
+/// Services the pods belong to.
+const SERVICES: u32 = 50;
+
+fn elsewhere(number: u32) -> String {
+    format!("elsewhere-{}", number % NAMESPACES)
+}
+
+fn service(number: u32) -> String {
+    format!("service-{}", number % SERVICES)
+}
+
 /// A pod as large as they are; with each restart of its container it turns from ready to not ready or back.
 fn pod(node: &str, number: u32, restarts: u32) -> Value {
     let variables: Vec<Value> = (0..40)
@@ -85,14 +147,15 @@ fn pod(node: &str, number: u32, restarts: u32) -> Value {
         .collect();
     let image = "registry.example/team/service:1.2.3";
     let ready = restarts.is_multiple_of(2);
+    let namespace = if node == NAME { "bench".to_owned() } else { elsewhere(number / SERVICES) };
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "namespace": "bench",
+            "namespace": namespace,
             "name": format!("pod-{number}"),
             "uid": format!("00000000-0000-4000-8000-{number:012x}"),
-            "labels": {"app": format!("service-{}", number % 50), "pod-template-hash": "6d4cf56db6"},
+            "labels": {"app": service(number), "pod-template-hash": "6d4cf56db6"},
             "annotations": {"example.com/configuration": "x".repeat(1000)},
         },
         "spec": {
@@ -107,6 +170,7 @@ fn pod(node: &str, number: u32, restarts: u32) -> Value {
         },
         "status": {
             "phase": "Running",
+            "podIPs": if node == NAME { json!([]) } else { json!([{"ip": format!("2001:db8:ffff::{number:x}")}]) },
             "conditions": [
                 {"type": "PodScheduled", "status": "True"},
                 {"type": "Ready", "status": if ready { "True" } else { "False" }},
