@@ -122,6 +122,8 @@ struct State {
     firewall: Option<Result<(), String>>,
     /// Addresses that were released and whose flows are still known.
     freed: BTreeSet<IpAddr>,
+    /// A pod that shared an address has gone: flows to it may reach another one.
+    rejudge: bool,
     /// What looks like a leak.
     suspects: Suspects,
     /// What is being detached.

@@ -68,6 +68,7 @@ impl Node {
     pub async fn sync_firewall(&self) -> Result<FirewallSynced, FirewallError> {
         let Some(firewall) = &self.ports.firewall else { return Ok(FirewallSynced::Off) };
         let mut table = self.table.lock().await;
+        table.narrowed |= std::mem::take(&mut self.state().rejudge);
         let outcome = self.write(&mut table, &**firewall).await;
         self.state().firewall = Some(outcome.as_ref().map(drop).map_err(ToString::to_string));
         self.forget_flows(&**firewall).await?;

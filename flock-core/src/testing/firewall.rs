@@ -31,7 +31,7 @@ struct State {
     tables: u64,
     foreign: u32,
     calls: Vec<FirewallCall>,
-    failures: VecDeque<&'static str>,
+    failures: VecDeque<Option<&'static str>>,
     refused: Option<IfName>,
 }
 
@@ -53,7 +53,12 @@ impl FakeFirewall {
 
     /// The next call that changes something is refused.
     pub fn fail_next(&self, step: &'static str) {
-        self.state().failures.push_back(step);
+        self.state().failures.push_back(Some(step));
+    }
+
+    /// The call after those that were spoken of is not refused.
+    pub fn pass_next(&self) {
+        self.state().failures.push_back(None);
     }
 
     /// From now on rules in which this pod is judged are refused.
@@ -94,7 +99,7 @@ impl FakeFirewall {
     fn call(&self, call: FirewallCall) -> Result<MutexGuard<'_, State>, FirewallError> {
         let mut state = self.state();
         state.calls.push(call);
-        match state.failures.pop_front() {
+        match state.failures.pop_front().flatten() {
             Some(step) => Err(FirewallError::Kernel { step, source: io::Error::other("told to fail") }),
             None => Ok(state),
         }

@@ -264,6 +264,59 @@ async fn open_flows_are_judged_again_when_something_is_taken_away() {
 }
 
 #[tokio::test]
+async fn flows_that_could_not_be_judged_again_are_by_the_next_pass() {
+    let world = World::new();
+    world.put_policy(deny("other"));
+    world.put_pod("other");
+    let node = with_web(&world).await;
+    add(&node, "other", &request(Some("ns/other"))).await.unwrap();
+    node.sync_firewall().await.unwrap();
+    let before = world.firewall.stamp().unwrap();
+    // The pod comes under a chain that is there: elements first, the stamp after them.
+    let mut pod = pod_view("ns/web");
+    pod.labels = Arc::new([("app".to_owned(), "other".to_owned())].into());
+    world.pods.set_pod(pod);
+    world.firewall.pass_next();
+    world.firewall.fail_next("raise the stamp");
+    node.sync_firewall().await.unwrap_err();
+    assert!(matches!(world.place("web"), Place::Judged(_)));
+    node.sync_firewall().await.unwrap();
+    assert_ne!(world.firewall.stamp(), Some(before));
+    assert_eq!(node.sync_firewall().await.unwrap(), FirewallSynced::Unchanged);
+}
+
+#[tokio::test]
+async fn a_pod_that_goes_leaves_the_flows_of_those_it_shared_with() {
+    let world = World::new();
+    world.put_policy(deny("other"));
+    let node = with_web(&world).await;
+    let annotations = [("flock.fritzlab.net/anycast".to_owned(), "2001:db8:a::1".to_owned())];
+    for pod in ["one", "two"] {
+        let asked = flock_core::app::AttachRequest {
+            annotations: Some(annotations.clone().into()),
+            ..request(Some(&format!("free/{pod}")))
+        };
+        add(&node, pod, &asked).await.unwrap();
+    }
+    node.sync_firewall().await.unwrap();
+    let forgets = || {
+        let shared: IpAddr = "2001:db8:a::1".parse().unwrap();
+        let calls = world.firewall.take_calls();
+        calls
+            .iter()
+            .any(|call| matches!(call, FirewallCall::Forget(addresses) if addresses.contains(&shared)))
+    };
+    let before = world.firewall.stamp();
+    del(&node, "one").await.unwrap();
+    node.sync_firewall().await.unwrap();
+    assert!(!forgets(), "they are the other pod's too");
+    assert_ne!(world.firewall.stamp(), before, "but may reach it for the first time");
+    del(&node, "two").await.unwrap();
+    node.sync_firewall().await.unwrap();
+    assert!(forgets(), "now they are nobody's");
+}
+
+#[tokio::test]
 async fn stamps_of_idle_flows_are_gone_before_their_numbers_come_again() {
     let world = World::new();
     world.put_policy(deny("other"));

@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use crate::app::{Node, State};
 use crate::ipam::Allocation;
 use crate::ports::{Firewall, FirewallError};
@@ -27,8 +30,18 @@ impl Node {
 }
 
 impl State {
-    /// Addresses whose flows are to be forgotten before somebody else gets them.
+    /// Addresses whose flows are to be forgotten before another pod gets them. Those of an anycast address that other pods of
+    /// the node still have are theirs too: these are judged again instead, since they may go to another pod from now on.
     pub(in crate::app) fn free(&mut self, released: &Allocation) {
-        self.freed.extend(released.held().chain(released.anycast.iter().copied()));
+        let shared: BTreeSet<IpAddr> =
+            self.ipam.allocations().flat_map(|held| held.anycast.iter().copied()).collect();
+        self.freed.extend(released.held());
+        for address in &released.anycast {
+            if shared.contains(address) {
+                self.rejudge = true;
+            } else {
+                self.freed.insert(*address);
+            }
+        }
     }
 }

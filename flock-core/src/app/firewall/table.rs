@@ -90,12 +90,13 @@ impl Table {
         };
         let (next, _) = self.stamp.next();
         let mut update = Update::between(written, wanted, next);
-        if update.is_empty() {
+        let again = wanted.judging && self.narrowed;
+        if update.is_empty() && !again {
             // Chains of which only the names were known are known now.
             self.rules = Some(wanted.clone());
             return Ok(FirewallSynced::Unchanged);
         }
-        let narrows = wanted.judging && (update.narrows(wanted) || self.narrowed);
+        let narrows = again || wanted.judging && update.narrows(wanted);
         // Where pods come and go the sets follow at once; that open flows are judged again takes a run of nft.
         let apart = narrows && update.is_of_elements();
         if update.judging.is_some() || narrows && !apart {
